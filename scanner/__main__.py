@@ -1,0 +1,5 @@
+"""`python -m hemoscan`."""
+
+from hemoscan.cli import main
+
+main()

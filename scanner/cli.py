@@ -1,0 +1,303 @@
+"""The command line. Torch and pydicom are imported inside the commands, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from hemoscan import NOTICE, __version__
+from hemoscan.errors import HemoscanError
+
+if TYPE_CHECKING:
+    from hemoscan.card import Model
+    from hemoscan.scan import Report, ScanOptions
+
+EXIT_FAILED = 1
+DEFAULT_MODEL = "densenet-bias"
+DEFAULT_OUTPUT = "hemoscan.csv"
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in modules that are imported when they are called."""
+
+    lazy = {"train": "hemoscan.trainer.cli:train"}  # noqa: RUF012 - read only
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted([*super().list_commands(ctx), *self.lazy])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, importing its module if need be."""
+        if cmd_name not in self.lazy:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = self.lazy[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hemoscan")
+def cli() -> None:
+    """Flag likely hemorrhages in folders of head CT slices, so that those are read first.
+
+    Research use only, not for diagnosis: an unflagged study is not a normal study.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; exit codes as in the README."""
+    _quiet_libraries()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; what was done is kept", 130)
+    except HemoscanError as error:
+        _fail(str(error), EXIT_FAILED)
+    except BrokenPipeError:
+        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        _fail(
+            f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]} (please report it)", EXIT_FAILED
+        )
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    click.echo(f"hemoscan: {text}", err=True)
+    sys.exit(code)
+
+
+def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
+    """Leave through the same doors as an error would, so that what was done is kept."""
+    click.echo("hemoscan: terminated; what was done is kept", err=True)
+    sys.exit(128 + signum)
+
+
+def _quiet_libraries() -> None:
+    """Keep pydicom's and Pillow's remarks off stderr: they quote values of headers, which may name a patient."""
+    for name in ("pydicom", "PIL"):
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+        warnings.filterwarnings("ignore", module=rf"{name}(\.|$)")
+    warnings.filterwarnings("ignore", module=r"hemoscan(\.|$)")
+
+
+class Window(click.ParamType):
+    """`C,W`: centre and width in HU."""
+
+    name = "C,W"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        """Return (centre, width); fail with the legal form."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            centre, width = (float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}; legal: centre and width in HU, such as 40,80", param, ctx)
+        if not (0 < width <= 65536 and -32768 <= centre <= 32767):
+            self.fail(f"{value!r}; legal: centre -32768 to 32767, width above 0 to 65536", param, ctx)
+        return centre, width
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=DEFAULT_OUTPUT,
+    show_default=True,
+    help="CSV of slices; beside it NAME.studies.csv (worklist) and NAME.run.json.",
+)
+@click.option(
+    "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="A name from `hemoscan models`, or a card (.json)."
+)
+@click.option(
+    "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 where the device computes in it, else fp32.",
+)
+@click.option(
+    "-b", "--batch-size", type=click.IntRange(1, 4096), help="Slices at a time.  [default: 16 on a CPU, 128 on a GPU]"
+)
+@click.option(
+    "-j", "--workers", type=click.IntRange(1, 256), help="Threads that read and decode.  [default: one a core, 2 to 16]"
+)
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="Probability from which a slice is flagged.  [default: the card's]"
+)
+@click.option("--window", type=Window(), help="Clip HU to this window instead of the card's: for experiments.")
+@click.option(
+    "--png-window", type=Window(), help="Window that 0 to 255 of stretched PNG/JPEG exports span, such as 40,80."
+)
+@click.option(
+    "--repair-12bit/--no-repair-12bit",
+    default=True,
+    show_default=True,
+    help="Unwrap wrapped 12-bit values (RSNA's defect).",
+)
+@click.option("--limit", type=click.IntRange(1), help="Stop after so many files: for a trial.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; notice and errors only.")
+def scan(paths: tuple[Path, ...], output: Path, quiet: bool, **options: Any) -> None:
+    """Score every CT slice under PATH... (folders, DICOM, PNG, JPEG, zips, DICOMDIRs) and flag likely hemorrhages.
+
+    Exit codes: 0 done; 1 failed; 2 usage; 3 nothing to score was found; 4 done, with files that cannot be read;
+    130/143 interrupted, what was done is kept.
+    """
+    click.echo(NOTICE, err=True)
+    from hemoscan.card import find_model  # noqa: PLC0415
+    from hemoscan.devices import pick_device, pick_precision  # noqa: PLC0415
+    from hemoscan.engine import TorchEngine  # noqa: PLC0415
+    from hemoscan.results import Results  # noqa: PLC0415
+    from hemoscan.scan import scan as run_scan  # noqa: PLC0415
+
+    model = find_model(options["model"])
+    device = pick_device(options["device"])
+    settings = _settings(model, device.type, options)
+    arguments = {"paths": [str(path) for path in paths], "output": str(output), "quiet": quiet, **options}
+    with Results(output) as results:
+        engine = TorchEngine(model, device, pick_precision(options["precision"], device))
+        if not quiet:
+            click.echo(
+                f"{model.card.name} on {engine.device} in {engine.precision}, flags from {settings.threshold:.4f}",
+                err=True,
+            )
+        with _progress(quiet) as progress:
+            report = run_scan(paths, engine, model, settings, results, arguments=arguments, progress=progress)
+        if not quiet:
+            click.echo(_summary(report, len(results.studies), results), err=True)
+    sys.exit(report.return_code)
+
+
+def _settings(model: Model, device_type: str, options: dict[str, Any]) -> ScanOptions:
+    """Fill in the defaults that depend on the card and the machine."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from hemoscan.decode import DecodeOptions  # noqa: PLC0415
+    from hemoscan.engine import DEFAULT_BATCH_SIZE  # noqa: PLC0415
+    from hemoscan.machine import usable_cores  # noqa: PLC0415
+    from hemoscan.scan import ScanOptions  # noqa: PLC0415
+
+    spec = model.card.input if options["window"] is None else replace(model.card.input, window=options["window"])
+    threshold = options["threshold"]
+    return ScanOptions(
+        decoding=DecodeOptions(spec, options["png_window"], options["repair_12bit"]),
+        threshold=model.card.threshold if threshold is None else threshold,
+        batch_size=options["batch_size"] or DEFAULT_BATCH_SIZE[device_type],
+        workers=options["workers"] or min(max(usable_cores(), 2), 16),
+        limit=options["limit"],
+    )
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
+    """Show a counter on a terminal, nothing under cron."""
+    from tqdm import tqdm  # noqa: PLC0415
+
+    with tqdm(unit=" slices", disable=True if quiet else None, file=sys.stderr) as bar:
+
+        def show(report: Report) -> None:
+            bar.set_postfix(flagged=report.flagged, errors=report.counts["error"], refresh=False)
+            bar.update(report.counts["ok"] - bar.n)
+
+        yield show
+
+
+def _summary(report: Report, studies: int, results: Any) -> str:
+    """Return what was done, in at most 80 columns."""
+    counts = report.counts
+    rate = counts["ok"] / report.seconds if report.seconds else 0.0
+    return "\n".join(
+        (
+            f"{counts['ok']} slices scored, {report.flagged} flagged, in {studies} studies",
+            f"{counts['skipped']} skipped, {counts['error']} unreadable, of {report.files} files",
+            f"{report.seconds:.1f} s, {rate:.1f} slices/s",
+            f"slices    {results.slices_path}",
+            f"worklist  {results.studies_path}",
+            f"record    {results.record_path}",
+        )
+    )
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--verify", is_flag=True, help="Check every weight file against its card's SHA-256.")
+def models(name: str | None, verify: bool) -> None:
+    """List the models, or show the card of NAME (a model's name, or a card's path)."""
+    from hemoscan.card import MODEL_NAMES, find_model  # noqa: PLC0415
+
+    if name is not None:
+        model = find_model(name)
+        click.echo(model.card.to_json(), nl=False)
+        if verify:
+            model.read_weights()
+            click.echo(f"{model.weights_path}: verified", err=True)
+        return
+    click.echo(f"{'MODEL':<22}{'WEIGHTS':<10}{'EPOCHS':>6}{'AUC':>8}{'BALANCED':>10}{'THRESHOLD':>11}")
+    for known in MODEL_NAMES:
+        click.echo(_model_line(known, verify=verify))
+    click.echo(
+        "\nAUC on the validation split; BALANCED: with every site's share of positives made equal.\n"
+        "A model without weights is made by `hemoscan train --experiments MODEL`."
+    )
+
+
+def _model_line(name: str, *, verify: bool) -> str:
+    from hemoscan.card import find_model, has_weights  # noqa: PLC0415
+
+    if not has_weights(name):
+        return f"{name:<22}{'-':<10}"
+    model = find_model(name)
+    if verify:
+        model.read_weights()
+    card = model.card
+    auc, balanced = (card.metrics.get(key) for key in ("auc", "auc_group_balanced"))
+    figures = "".join(
+        f"{'-' if value is None else format(value, '.3f'):>{width}}" for value, width in ((auc, 8), (balanced, 10))
+    )
+    return f"{name:<22}{'verified' if verify else 'yes':<10}{card.training.get('epochs', '-'):>6}{figures}{card.threshold:>11.4f}"
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--bleed",
+    default="intraparenchymal",
+    show_default=True,
+    type=click.Choice(["none", "intraparenchymal", "subdural", "epidural", "subarachnoid", "intraventricular"]),
+)
+@click.option("--slices", type=click.IntRange(8, 240), default=24, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Another seed, another head."
+)
+def phantom(folder: Path, bleed: str, slices: int, seed: int) -> None:
+    """Make a synthetic head-CT study in FOLDER/dicom and FOLDER/png, to try hemoscan without patient data.
+
+    FOLDER/labels.csv says which slices hold blood.
+    """
+    from hemoscan.phantom import write_phantom  # noqa: PLC0415
+
+    bleeding = write_phantom(folder, bleed, slices=slices, seed=seed)
+    click.echo(f"{slices} slices in {folder}, {bleeding} with blood ({bleed})", err=True)

@@ -1,0 +1,45 @@
+"""Which device and number format the network runs in."""
+
+from __future__ import annotations
+
+import torch
+
+from hemoscan.errors import DeviceError
+from hemoscan.machine import cpu_computes_bf16
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name; `auto` is the first CUDA GPU, else Apple's, else the CPU.
+
+    Raises
+    ------
+    DeviceError
+        If the name is none of auto, cpu, cuda, cuda:N, mps, or this machine lacks the device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"device {name!r}; legal: auto, cpu, cuda, cuda:N, mps") from error
+    available = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(device.type, 0)
+    if (device.index or 0) >= available:
+        raise DeviceError(
+            f"device {name!r}: this machine has {available} of that type; legal: auto, cpu, cuda, cuda:N, mps"
+        )
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """Return fp32 or bf16; `auto` is bf16 where the device computes in it, fp32 elsewhere."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cpu" and cpu_computes_bf16() else "fp32"

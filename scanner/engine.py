@@ -1,0 +1,29 @@
+"""The network at work: batches of inputs to probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hemoscan.card import Model
+from hemoscan.networks import load_classifier
+
+DEFAULT_BATCH_SIZE = {"cpu": 16, "cuda": 128, "mps": 32}
+
+
+class TorchEngine:
+    """A model loaded on a device with PyTorch."""
+
+    def __init__(self, model: Model, device: torch.device, precision: str) -> None:
+        """Load the model; raises CardError if its weights are missing or changed."""
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.device = device
+        self.precision = precision
+        self._classifier = load_classifier(model).to(device=device, dtype=dtype)
+
+    @torch.inference_mode()
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return probabilities of hemorrhage, of shape (n,), for inputs of shape (n, size, size)."""
+        logits = self._classifier(torch.from_numpy(images).to(self.device))
+        return torch.sigmoid(logits.double()).cpu().numpy()  # type: ignore[no-any-return]

@@ -1,0 +1,53 @@
+"""What this machine is, for the run record and the cards: no host name, no user, no path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+PACKAGES = ("torch", "torchvision", "pydicom", "numpy", "pillow")
+
+
+def describe_machine() -> dict[str, object]:
+    """Return processor, usable cores, instruction sets, system and versions of the packages that decide a score."""
+    name, flags = _cpu()
+    return {
+        "processor": name,
+        "cores": usable_cores(),
+        "instruction_sets": [feature for feature in CPU_FEATURES if feature in flags],
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {package: metadata.version(package) for package in PACKAGES},
+    }
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use, which in a container are fewer than the machine has."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_computes_bf16() -> bool:
+    """Return whether the processor has bf16 arithmetic; without it bf16 is many times slower than fp32."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu()[1])
+
+
+def _cpu() -> tuple[str, frozenset[str]]:
+    """Return the processor's name and its feature flags, as far as the system tells."""
+    name, flags = platform.processor() or platform.machine(), frozenset[str]()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return name, flags
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            name = value.strip()
+        elif key.strip() == "flags":
+            flags = frozenset(value.split())
+    return name, flags

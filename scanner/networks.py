@@ -1,0 +1,177 @@
+"""The two networks of the report: torchvision's DenseNet-121 and ResNet-101 with Dropout(0.5) and one logit on top.
+
+Sources: Huang et al., Densely Connected Convolutional Networks, CVPR 2017; He et al., Deep Residual Learning for Image
+Recognition, CVPR 2016; the top as in the report.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision.models
+from torch import Tensor, nn
+
+from hemoscan.card import InputSpec, Model
+from hemoscan.errors import CardError, StartError
+
+DROPOUT = 0.5
+TOPS = {"densenet121": "classifier", "resnet101": "fc"}
+# torchvision still loads DenseNet files with the names of its first release, such as denselayer1.norm.1.weight.
+OLD_DENSENET_NAME = re.compile(
+    r"^(.*denselayer\d+\.(?:norm|relu|conv))\.(\d\.(?:weight|bias|running_mean|running_var|num_batches_tracked))$"
+)
+
+
+class Classifier(nn.Module):
+    """A network that takes grey slices as they come out of `hemoscan.preprocess` and returns logits.
+
+    Normalisation is a part of it, so that trainer, scanner and exported files cannot differ in it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, spec: InputSpec) -> None:
+        super().__init__()
+        self.network = network
+        self.scale = spec.scale
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, grey: Tensor) -> Tensor:
+        """Return logits of shape (n,) for grey values (HU) of shape (n, rows, columns), any real dtype."""
+        scaled = grey[:, None].to(self.mean.dtype) / self.scale
+        channels = ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.network(channels)
+        return logits[:, 0]
+
+
+def build_classifier(architecture: str, spec: InputSpec) -> Classifier:
+    """Build a classifier with torchvision's random initialisation (seeded by the caller's `torch.manual_seed`)."""
+    return Classifier(with_top(torchvision.models.get_model(architecture), architecture), spec)
+
+
+def with_top(network: nn.Module, architecture: str) -> nn.Module:
+    """Replace the 1000-class top by Dropout(0.5) and one logit, in place."""
+    name = TOPS[architecture]
+    old = getattr(network, name)
+    setattr(network, name, nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(old.in_features, 1)))
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def top_unit(classifier: Classifier, architecture: str) -> nn.Linear:
+    """Return the linear unit that makes the logit."""
+    unit = getattr(classifier.network, TOPS[architecture])[1]
+    if not isinstance(unit, nn.Linear):
+        raise TypeError(f"top of {architecture} is {type(unit).__name__}, not Linear")
+    return unit
+
+
+def start_classifier(architecture: str, spec: InputSpec, init: str) -> Classifier:
+    """Build a classifier that starts as asked.
+
+    Parameters
+    ----------
+    init
+        `scratch` (random), `imagenet` (torchvision's IMAGENET1K_V1: from its cache folder, else downloaded), or the path of
+        a state dict of the same network, .safetensors or .pth: torchvision's own or one of hemoscan's.
+
+    Raises
+    ------
+    StartError
+        If the start cannot be had; the text names the ways out. Training never goes on from another start.
+    """
+    classifier = build_classifier(architecture, spec)
+    if init == "imagenet":
+        classifier.network = with_top(_imagenet(architecture), architecture)
+    elif init != "scratch":
+        _load_start(classifier.network, architecture, Path(init))
+    return classifier
+
+
+def _imagenet(architecture: str) -> nn.Module:
+    try:
+        return torchvision.models.get_model(architecture, weights="IMAGENET1K_V1")
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+        url = torchvision.models.get_model_weights(architecture)["IMAGENET1K_V1"].url
+        raise StartError(
+            f"--init imagenet: torchvision's weights of {architecture} cannot be had ({error}). Ways out: "
+            f"put {url.rsplit('/', 1)[-1]} into {Path(torch.hub.get_dir()) / 'checkpoints'}; pass such a file with --init FILE; "
+            "or train from random weights with --init scratch"
+        ) from error
+
+
+def _load_start(network: nn.Module, architecture: str, path: Path) -> None:
+    """Load a state dict from a file; the top may be absent from it or of another size, everything else must fit."""
+    state = {_new_name(name): value for name, value in _read_state(path).items()}
+    top = TOPS[architecture] + "."
+    own = network.state_dict()
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if not name.startswith(top) or (name in own and own[name].shape == value.shape)
+    }
+    try:
+        missing, unexpected = network.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:
+        raise StartError(
+            f"--init {path}: not weights of {architecture}: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    # Files of torchvision's first releases lack num_batches_tracked, which nothing reads at a fixed momentum.
+    lacking = [name for name in missing if not name.startswith(top) and not name.endswith("num_batches_tracked")]
+    if lacking or unexpected:
+        raise StartError(
+            f"--init {path}: not weights of {architecture}: {len(lacking)} names lack, {len(unexpected)} are unknown"
+        )
+
+
+def _new_name(name: str) -> str:
+    found = OLD_DENSENET_NAME.match(name)
+    return found.group(1) + found.group(2) if found else name
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the unpickler met
+        raise StartError(f"--init {path}: cannot be read as weights (.safetensors or .pth): {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise StartError(f"--init {path}: holds no state dict (a mapping from names to tensors)")
+    return state
+
+
+def save_weights(classifier: Classifier) -> bytes:
+    """Return the network's state dict as safetensors, floating point tensors as float16."""
+    state = {
+        name: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in classifier.network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    return safetensors.torch.save(state)
+
+
+def load_classifier(model: Model) -> Classifier:
+    """Load a model for inference: float32, evaluation mode, on the CPU.
+
+    Raises
+    ------
+    CardError
+        If the weights are missing, changed, or do not fit the card's architecture.
+    """
+    card = model.card
+    content = model.read_weights()
+    classifier = build_classifier(card.architecture, card.input)
+    try:
+        state = {name: value.float() for name, value in safetensors.torch.load(content).items()}
+        missing, unexpected = classifier.network.load_state_dict(state, strict=False)
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise CardError(f"{model.weights_path}: not weights of {card.architecture}: {error}") from error
+    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+        raise CardError(f"{model.weights_path}: not weights of {card.architecture}: names differ")
+    return classifier.eval()

@@ -1,0 +1,121 @@
+"""PNG and JPEG to HU.
+
+A grey value is not a HU by itself. Three kinds are met, and `notes` says which rule was applied:
+
+- the data set's kind: the value is the HU (RSNA slices clipped to a soft-tissue window that starts at 0 HU, not stretched);
+- a viewer's export: 0 to 255 spans a window, such as 40/80 or 40/120, and has to be brought back to HU;
+- 16-bit grey, as written by converters: the value is the HU plus 1024.
+
+`--png-window C,W` declares the second kind. Undeclared, the values themselves tell (see `guess_window`).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hemoscan.errors import ImageError, NotForModelError
+
+MAX_PIXELS = 8192 * 8192
+COLOUR_TOLERANCE = 16
+HU_OFFSET_16_BIT = 1024
+DEFAULT_EXPORT_WINDOW = (40.0, 80.0)
+STRETCHED_LEVEL = 160
+STRETCHED_SHARE = 0.005
+STRETCHED_MEDIAN = 75
+
+
+def read_raster(
+    content: bytes, png_window: tuple[float, float] | None = None
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Read a PNG or JPEG.
+
+    Parameters
+    ----------
+    content
+        The file.
+    png_window
+        Centre and width in HU that 0 to the largest value of the file's depth span; None to have it told by the values.
+
+    Returns
+    -------
+    hu
+        Shape (rows, columns), HU.
+    notes
+        How grey values became HU.
+
+    Raises
+    ------
+    ImageError
+        If the file cannot be decoded, or is larger than `MAX_PIXELS`.
+    NotForModelError
+        If it is a colour picture.
+    """
+    grey, depth = _grey(content)
+    if png_window is not None:
+        return _stretch(grey, depth, png_window), (f"png-window {png_window[0]:g},{png_window[1]:g} declared",)
+    if depth == 16:
+        return grey.astype(np.float32) - HU_OFFSET_16_BIT, ("16-bit grey taken as HU + 1024",)
+    guess = guess_window(grey)
+    if guess is None:
+        return grey.astype(np.float32), ("grey taken as HU",)
+    return _stretch(grey, depth, guess), (f"stretched export: window {guess[0]:g},{guess[1]:g} guessed",)
+
+
+def guess_window(grey: NDArray[np.integer]) -> tuple[float, float] | None:
+    """Tell a viewer's stretched export from grey values that are HU.
+
+    An 8-bit slice whose values are HU ends at its window's top, 70 to 115 in nearly all, so the skull has that value and the
+    brain 20 to 45. In an export that spans a brain window the skull is near 255 and the brain near 100. Hence: stretched if at
+    least 0.5 % of the pixels are 160 or more and the median of those that are neither black nor near the top is 75 or more.
+    Which window it spans cannot be told from the values: the brain window 40/80 is assumed.
+
+    Returns
+    -------
+    tuple or None
+        Centre and width, HU; None if the values are HU.
+    """
+    if np.count_nonzero(grey >= STRETCHED_LEVEL) < STRETCHED_SHARE * grey.size:
+        return None
+    tissue = grey[(grey > 0) & (grey < 0.9 * grey.max())]
+    stretched = tissue.size > 0 and np.median(tissue) >= STRETCHED_MEDIAN
+    return DEFAULT_EXPORT_WINDOW if stretched else None
+
+
+def _stretch(grey: NDArray[np.integer], depth: int, window: tuple[float, float]) -> NDArray[np.float32]:
+    centre, width = window
+    return (grey.astype(np.float32) / np.float32(2**depth - 1) - np.float32(0.5)) * np.float32(width) + np.float32(
+        centre
+    )
+
+
+def _grey(content: bytes) -> tuple[NDArray[np.integer], int]:
+    """Decode to one channel of shape (rows, columns) and its depth in bits, 8 or 16."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(f"{image.width} x {image.height} pixels; legal: up to {MAX_PIXELS} in all")
+                return _one_channel(image)
+    except (ImageError, NotForModelError):
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError and more
+        raise ImageError(f"cannot be decoded: {error}") from error
+
+
+def _one_channel(image: Image.Image) -> tuple[NDArray[np.integer], int]:
+    if image.mode.startswith("I"):  # Pillow's modes for 16-bit grey PNG
+        return np.asarray(image).astype(np.int32), 16
+    if image.mode in ("L", "1", "LA"):
+        return np.asarray(image.convert("L")), 8
+    pixels = np.asarray(image.convert("RGB"))
+    # JPEG rounds its channels apart by a level or two; a picture in colour differs by far more.
+    spread = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)
+    if np.count_nonzero(spread > COLOUR_TOLERANCE) > 0.001 * spread.size:
+        raise NotForModelError("a colour picture, not a CT slice")
+    return pixels[:, :, 0] if not spread.any() else np.asarray(image.convert("RGB").convert("L")), 8

@@ -1,0 +1,212 @@
+"""One scan: entries are decoded ahead in threads, scored in batches, and written in the order in which they were met."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemoscan import NOTICE, __version__
+from hemoscan.card import Model
+from hemoscan.decode import DecodeOptions, decode
+from hemoscan.dicom import configure_pydicom
+from hemoscan.machine import describe_machine
+from hemoscan.results import Results
+from hemoscan.slices import ERROR, OK, SKIPPED, Decoded, Row
+from hemoscan.sources import Entry, Reader, find_entries
+
+PUBLISH_SECONDS = 30.0
+FILES_AHEAD_PER_WORKER = 8
+
+
+class Engine(Protocol):
+    """What scores inputs."""
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return probabilities of shape (n,) for inputs of shape (n, size, size)."""
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """How a scan is done."""
+
+    decoding: DecodeOptions
+    """How files are read."""
+    threshold: float
+    """Probability at or above which a slice is flagged."""
+    batch_size: int
+    """Slices that the network is given at a time."""
+    workers: int
+    """Threads that read and decode."""
+    limit: int | None = None
+    """Files after which to stop; None for all."""
+
+
+@dataclass
+class Report:
+    """What a scan did, so far."""
+
+    counts: dict[str, int] = field(default_factory=lambda: {OK: 0, SKIPPED: 0, ERROR: 0})
+    """Rows by status."""
+    flagged: int = 0
+    files: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def return_code(self) -> int:
+        """0 done; 3 nothing to score was found; 4 done, with at least one `error` row."""
+        if self.counts[ERROR]:
+            return 4
+        return 0 if self.counts[OK] else 3
+
+    def add(self, row: Row) -> None:
+        """Count a row in."""
+        self.counts[row.decoded.status] += 1
+        self.flagged += bool(row.flag)
+
+
+def scan(
+    paths: Iterable[Path],
+    engine: Engine,
+    model: Model,
+    options: ScanOptions,
+    results: Results,
+    *,
+    arguments: dict[str, Any],
+    report: Report | None = None,
+    progress: Callable[[Report], None] = lambda report: None,
+) -> Report:
+    """Scan paths and write the results: every 30 s, at the end, and when interrupted.
+
+    Parameters
+    ----------
+    paths
+        Files, folders, zips, DICOMDIRs.
+    arguments
+        What the user asked for, for the run record.
+    report
+        Counted up as the scan goes on; a new one if None.
+    progress
+        Called after every batch.
+
+    Raises
+    ------
+    OutputError
+        If the results cannot be written.
+    """
+    configure_pydicom()
+    report = report or Report()
+    started = datetime.now(UTC)
+    clock = time.monotonic()
+    published = clock
+
+    def publish(*, finished: bool) -> None:
+        report.seconds = time.monotonic() - clock
+        results.publish(run_record(report, model, options, arguments, engine, started, finished=finished))
+
+    try:
+        with Reader() as reader:
+            entries = itertools.islice(_counted(find_entries(paths), report), options.limit)
+            for batch in _batches(_decoded(entries, reader, options), options.batch_size):
+                for row in _score(batch, engine, model.card.name, options.threshold):
+                    results.add(row)
+                    report.add(row)
+                progress(report)
+                if time.monotonic() - published > PUBLISH_SECONDS:
+                    publish(finished=False)
+                    published = time.monotonic()
+    except BaseException:
+        report.interrupted = True
+        publish(finished=False)
+        raise
+    publish(finished=True)
+    return report
+
+
+def _counted(entries: Iterable[Entry], report: Report) -> Iterator[Entry]:
+    for entry in entries:
+        report.files += 1
+        yield entry
+
+
+def _decoded(entries: Iterator[Entry], reader: Reader, options: ScanOptions) -> Iterator[Decoded]:
+    """Decode in threads, a bounded number of files ahead, and yield in the entries' order."""
+    with ThreadPoolExecutor(options.workers) as pool:
+        waiting: deque[Future[list[Decoded]]] = deque()
+        try:
+            for entry in entries:
+                waiting.append(pool.submit(decode, entry, reader, options.decoding))
+                if len(waiting) >= options.workers * FILES_AHEAD_PER_WORKER:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _batches(decoded: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
+    """Yield lists with `size` images each (the last with fewer), and whatever rows without image stand between them."""
+    batch: list[Decoded] = []
+    images = 0
+    for item in decoded:
+        batch.append(item)
+        images += item.image is not None
+        if images == size or len(batch) >= 64 * size:
+            yield batch
+            batch, images = [], 0
+    if batch:
+        yield batch
+
+
+def _score(batch: list[Decoded], engine: Engine, model: str, threshold: float) -> Iterator[Row]:
+    images = [item.image for item in batch if item.image is not None]
+    probabilities = iter(engine.probabilities(np.stack(images)).tolist() if images else ())
+    for item in batch:
+        if item.image is None:
+            yield Row(item, None, None, model)
+        else:
+            probability = next(probabilities)
+            yield Row(item, probability, probability >= threshold, model)
+
+
+def run_record(
+    report: Report,
+    model: Model,
+    options: ScanOptions,
+    arguments: dict[str, Any],
+    engine: Engine,
+    started: datetime,
+    *,
+    finished: bool,
+) -> dict[str, Any]:
+    """Return the run record: what ran, with what, on what, and how far it came."""
+    return {
+        "hemoscan": __version__,
+        "notice": NOTICE,
+        "model": model.card.name,
+        "sha256": model.card.sha256,
+        "threshold": options.threshold,
+        "arguments": arguments,
+        "engine": {
+            "name": "torch",
+            "device": str(getattr(engine, "device", "")),
+            "precision": getattr(engine, "precision", ""),
+            "batch_size": options.batch_size,
+        },
+        "machine": describe_machine(),
+        "counts": {"files": report.files, **report.counts, "flagged": report.flagged},
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(report.seconds, 3),
+        "state": "done" if finished else "interrupted" if report.interrupted else "running",
+    }

@@ -1,0 +1,71 @@
+"""What passes from reading to writing: a slice with its identity, and a row of the results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+OK, SKIPPED, ERROR = "ok", "skipped", "error"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Where a slice belongs. Nothing here identifies a patient."""
+
+    study_uid: str = ""
+    """StudyInstanceUID (0020,000D)."""
+    series_uid: str = ""
+    """SeriesInstanceUID (0020,000E)."""
+    sop_uid: str = ""
+    """SOPInstanceUID (0008,0018)."""
+    instance_number: int | None = None
+    """InstanceNumber (0020,0013)."""
+    z_mm: float | None = None
+    """Position along the slice's normal, mm."""
+
+
+NOBODY = Identity()
+
+
+@dataclass(frozen=True)
+class HUFrame:
+    """One slice as it was measured."""
+
+    hu: NDArray[np.float32]
+    """Shape (rows, columns), HU."""
+    frame: int
+    """Number of the frame in its file, from 1."""
+    identity: Identity
+    notes: tuple[str, ...] = ()
+    """Every rule that was applied beyond reading."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of one file, or of one frame of it: an input for the network, or the reason why there is none."""
+
+    path: str
+    folder: str
+    mtime: float | None
+    frame: int | None = None
+    identity: Identity = NOBODY
+    notes: tuple[str, ...] = ()
+    image: NDArray[np.uint8] | None = None
+    """Shape (size, size), the network's input; None unless `status` is ok."""
+    status: str = OK
+    reason: str = ""
+    """Why the status is not ok."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the slices' CSV."""
+
+    decoded: Decoded
+    probability: float | None
+    """0 to 1; None unless the status is ok."""
+    flag: bool | None
+    """Whether the probability is at or above the threshold; None unless the status is ok."""
+    model: str

@@ -1,0 +1,86 @@
+"""Fixtures that several test modules share. Images are synthesised here: no patient data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from hemoscan.card import BRAIN, Card, Model
+from hemoscan.dicom import configure_pydicom
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail whatever tries to reach the network: hemoscan never does."""
+
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        raise AssertionError(f"a connection was tried: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pydicom_as_in_a_scan() -> None:
+    configure_pydicom()
+
+
+def shared_folder(name: str) -> Path | None:
+    """Return a folder of the real data: in HEMOSCAN_DATA, beside it, or, in CI, where CI has it."""
+    roots = []
+    if os.environ.get("HEMOSCAN_DATA"):
+        data = Path(os.environ["HEMOSCAN_DATA"])
+        roots += [data, data.parent]
+    if os.environ.get("CI"):
+        roots.append(Path(__file__).parents[2] / "shared" / "data")
+    return next((root / name for root in roots if (root / name).is_dir()), None)
+
+
+def need_shared(name: str) -> Path:
+    """Return a folder of the real data, or skip the test."""
+    folder = shared_folder(name)
+    if folder is None:
+        pytest.skip(f"needs {name}: name the folder of the real data with HEMOSCAN_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """DICOM/PNG pairs of the data set: pairs.csv, *.dcm, *.png."""
+    return need_shared("golden")
+
+
+@pytest.fixture(scope="session")
+def head_ct_ge() -> Path:
+    """One real head CT of 28 slices."""
+    return need_shared("head-ct-ge")
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A DenseNet-121 with seeded random weights and its card: scores mean nothing, everything else is real."""
+    import torch
+
+    from hemoscan.networks import build_classifier, save_weights
+
+    folder = tmp_path_factory.mktemp("untrained")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = save_weights(build_classifier("densenet121", BRAIN))
+    (folder / "untrained.safetensors").write_bytes(weights)
+    card = Card(
+        name="densenet-bias",
+        architecture="densenet121",
+        input=BRAIN,
+        threshold=0.5,
+        weights="untrained.safetensors",
+        sha256=hashlib.sha256(weights).hexdigest(),
+    )
+    (folder / "untrained.json").write_text(card.to_json(), encoding="utf-8")
+    return Model(card, folder)

@@ -1,0 +1,41 @@
+"""Files that are whole or not there: the state of a training, from which it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from hemoscan.errors import TrainingError
+from hemoscan.outputs import write_atomically
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint; the one that was there stays until the new one is whole on the disk."""
+    write: Callable[[IO[bytes]], None] = lambda file: torch.save(state, file)  # noqa: E731
+    write_atomically(path, write)
+
+
+def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """Load a checkpoint, None if there is none.
+
+    Raises
+    ------
+    TrainingError
+        If it cannot be read, or is of another training than `identity` says: going on from it would mix two experiments.
+    """
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the unpickler met
+        raise TrainingError(
+            f"{path}: checkpoint cannot be read ({error}); remove it or name another --run-dir"
+        ) from error
+    differing = sorted(key for key in identity if state["identity"].get(key) != identity[key])
+    if differing:
+        now = ", ".join(f"{key} {state['identity'].get(key)!r}, now {identity[key]!r}" for key in differing)
+        raise TrainingError(f"{path}: is of another training ({now}); remove it or name another --run-dir")
+    return state

@@ -1,0 +1,151 @@
+"""`hemoscan train`: what the user asked for, to trainings, weights and printed figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from hemoscan.devices import pick_device, pick_precision
+from hemoscan.errors import TrainingError
+from hemoscan.outputs import write_atomically
+from hemoscan.trainer.data import Split, default_folder, load_splits
+from hemoscan.trainer.experiments import Experiment, Recipe, parse_experiments, parse_sizes
+from hemoscan.trainer.publish import publish
+from hemoscan.trainer.train import Progress, train
+
+
+def run_training(
+    *,
+    data: Path | None,
+    experiments: str,
+    run_folder: Path,
+    weights_folder: Path,
+    device: str,
+    precision: str,
+    epochs: int,
+    sizes: str | None,
+    limit: int | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Train each experiment in turn; every argument is an option of the command, `options` those of `Recipe`.
+
+    Raises
+    ------
+    ValueError
+        If an option's value is out of its legal range.
+    HemoscanError
+        If data, start, training or outputs fail.
+    """
+    chosen = parse_experiments(experiments)
+    pairs = parse_sizes(sizes) if sizes else ()
+    recipe = Recipe(epochs=sum(n for _, n in pairs) if pairs else epochs, sizes=pairs, **options)
+    where = pick_device(device)
+    number_format = pick_precision(precision, where)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run_folder / "lock", timeout=0):
+            splits = load_splits(
+                data or default_folder(), recipe.spec, limit=limit, progress=_bar("reading", "slice", quiet)
+            )
+            for split, name in zip(splits, ("training", "validation"), strict=True):
+                click.echo(f"{name}: {len(split)} slices, {int(split.labels.sum())} positive", err=True)
+            for experiment in chosen:
+                _one(experiment, recipe, splits, run_folder, weights_folder, where, number_format, quiet)
+    except Timeout as error:
+        raise TrainingError(f"{run_folder}: another training is running there; name another --run-dir") from error
+
+
+def _one(
+    experiment: Experiment,
+    recipe: Recipe,
+    splits: tuple[Split, Split],
+    run_folder: Path,
+    weights_folder: Path,
+    device: torch.device,
+    precision: str,
+    quiet: bool,
+) -> None:
+    click.echo(f"{experiment.name}: {recipe.epochs} epochs on {device} in {precision}, start: {recipe.init}", err=True)
+    with _Bars(experiment.name, quiet) as bars:
+        trained = train(
+            experiment,
+            recipe,
+            splits,
+            run_folder,
+            device,
+            precision=precision,
+            progress=Progress(step=bars.step, epoch=bars.epoch),
+        )
+    record = {"experiment": experiment.name, "history": trained.history}
+    write_atomically(
+        run_folder / f"{experiment.name}.history.json", lambda file: file.write(json.dumps(record, indent=1).encode())
+    )
+    card = publish(experiment, recipe, trained, splits, weights_folder, device=str(device), precision=precision)
+    click.echo(format_metrics(experiment.name, trained.history[-1]["validation"]))
+    click.echo(f"weights and card: {card.with_suffix('.safetensors')}, {card}", err=True)
+
+
+def format_metrics(name: str, metrics: dict[str, Any]) -> str:
+    """Return the figures of one model as a table of at most 80 columns."""
+    lines = [
+        f"{name} on {metrics['n']} validation slices, {metrics['positives']} positive",
+        f"  AUC {metrics['auc']:.4f}   AP {metrics['average_precision']:.4f}   "
+        f"AUC with groups balanced {metrics['auc_group_balanced']:.4f}",
+    ]
+    for title, key in (("at 0.5", "at_0.5"), ("cross-fitted", "at_cross_fitted_threshold")):
+        found = metrics[key]
+        lines.append(
+            f"  {title:<13}accuracy {found['accuracy']:.4f}  precision {found['precision']:.4f}  "
+            f"recall {found['recall']:.4f}  F1 {found['f1']:.4f}"
+        )
+        lines.append(
+            f"  {'':<13}TP {found['true_positives']}  FP {found['false_positives']}  "
+            f"FN {found['false_negatives']}  TN {found['true_negatives']}"
+        )
+    return "\n".join([*lines, f"  threshold on the card (best F1 on this split): {metrics['threshold']:.4f}"])
+
+
+def _bar(title: str, unit: str, quiet: bool) -> Any:
+    # disable=None: tqdm shows nothing where stderr is no terminal, as under cron.
+    return lambda rows: tqdm(rows, desc=title, unit=unit, disable=True if quiet else None)
+
+
+class _Bars:
+    """A progress bar an epoch, and a line on stderr at its end."""
+
+    def __init__(self, name: str, quiet: bool) -> None:
+        self.name, self.quiet = name, quiet
+        self.bar: Any = None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        if self.bar is None:
+            self.bar = tqdm(total=steps, desc=f"{self.name} epoch {epoch + 1}", disable=True if self.quiet else None)
+        self.bar.n = step
+        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        self.bar.update(0)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
+        found = record["validation"]
+        click.echo(
+            f"{self.name} epoch {record['epoch']}: loss {record['loss']:.4f}, validation AUC {found['auc']:.4f}, "
+            f"AP {found['average_precision']:.4f}, F1 {found['at_cross_fitted_threshold']['f1']:.4f}, "
+            f"{record['seconds']:.0f} s",
+            err=True,
+        )

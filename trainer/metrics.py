@@ -1,0 +1,90 @@
+"""Figures of a classifier from its logits; scikit-learn's definitions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, roc_auc_score
+
+from hemoscan.trainer.balance import group_weights
+
+Logits = NDArray[np.float32] | NDArray[np.float64]
+
+
+def probabilities(logits: Logits) -> NDArray[np.float64]:
+    """Return the sigmoid of logits, without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))  # type: ignore[no-any-return]
+
+
+def best_f1_threshold(scores: NDArray[np.float64], labels: NDArray[np.uint8]) -> float:
+    """Return the probability at which F1 is highest on these scores (of shape (n,))."""
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return float(thresholds[np.argmax(f1[:-1])])
+
+
+def at_threshold(flags: NDArray[np.bool_], labels: NDArray[np.uint8]) -> dict[str, float | int]:
+    """Return the confusion matrix and what follows from it. 0/0 counts as 0."""
+    tn, fp, fn, tp = (int(count) for count in confusion_matrix(labels, flags, labels=[0, 1]).ravel())
+    precision, recall = _ratio(tp, tp + fp), _ratio(tp, tp + fn)
+    return {
+        "true_positives": tp,
+        "false_positives": fp,
+        "false_negatives": fn,
+        "true_negatives": tn,
+        "accuracy": _ratio(tp + tn, len(labels)),
+        "precision": precision,
+        "recall": recall,
+        "specificity": _ratio(tn, tn + fp),
+        "f1": _ratio(2 * precision * recall, precision + recall),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def cross_fitted_flags(scores: NDArray[np.float64], labels: NDArray[np.uint8], seed: int = 0) -> NDArray[np.bool_]:
+    """Flag each half at the threshold that was chosen on the other, so that no slice helps to choose its own threshold."""
+    halves = np.random.default_rng(seed).permutation(len(labels)) % 2
+    flags = np.zeros(len(labels), bool)
+    for half in (0, 1):
+        other = halves != half
+        flags[~other] = scores[~other] >= best_f1_threshold(scores[other], labels[other])
+    return flags
+
+
+def measure(logits: Logits, labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> dict[str, Any]:
+    """Measure a model on one split.
+
+    Parameters
+    ----------
+    logits, labels, groups
+        Shape (n,) each; groups as from `hemoscan.trainer.balance.merge_small_groups`.
+
+    Returns
+    -------
+    dict
+        `auc` and `average_precision`; `auc_group_balanced`, with every group reweighed to the same share of positives;
+        `auc_within_groups`, for groups with both labels; `at_0.5`; `threshold`, the best by F1 on this very split;
+        and `at_cross_fitted_threshold`, the honest figures at such a threshold.
+    """
+    scores = probabilities(logits)
+    within = {
+        str(group): float(roc_auc_score(labels[groups == group], scores[groups == group]))
+        for group in np.unique(groups)
+        if 0 < labels[groups == group].mean() < 1
+    }
+    return {
+        "n": len(labels),
+        "positives": int(labels.sum()),
+        "auc": float(roc_auc_score(labels, scores)),
+        "average_precision": float(average_precision_score(labels, scores)),
+        "auc_group_balanced": float(roc_auc_score(labels, scores, sample_weight=group_weights(labels, groups))),
+        "auc_within_groups": within,
+        "at_0.5": at_threshold(scores >= 0.5, labels),
+        "threshold": best_f1_threshold(scores, labels),
+        "at_cross_fitted_threshold": at_threshold(cross_fitted_flags(scores, labels), labels),
+    }

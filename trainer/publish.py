@@ -1,0 +1,76 @@
+"""From a finished training to what ships: a safetensors file and its card."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from hemoscan import __version__
+from hemoscan.card import Card
+from hemoscan.machine import describe_machine
+from hemoscan.networks import save_weights
+from hemoscan.outputs import write_atomically
+from hemoscan.trainer.data import Split
+from hemoscan.trainer.experiments import Experiment, Recipe
+from hemoscan.trainer.train import Trained
+
+NOTICE = (
+    "Research use only, not for diagnosis. Trained on slices derived from the RSNA 2019 Brain CT Hemorrhage data set: "
+    "non-commercial use; cite Flanders et al., Radiology: Artificial Intelligence 2020, 2(3):e190211."
+)
+
+
+def publish(
+    experiment: Experiment,
+    recipe: Recipe,
+    trained: Trained,
+    splits: tuple[Split, Split],
+    folder: Path,
+    *,
+    device: str,
+    precision: str,
+) -> Path:
+    """Write `<experiment>.safetensors` (16-bit) and `<experiment>.json`; return the card's path.
+
+    The weights are written first: a card never names weights that are not there, and the pair that was there before is
+    refused by its hash, not used by mistake, should the machine die between the two.
+    """
+    weights = save_weights(trained.classifier)
+    metrics: dict[str, Any] = {"split": "validation", **trained.history[-1]["validation"]}
+    card = Card(
+        name=experiment.name,
+        architecture=experiment.architecture,
+        input=recipe.spec,
+        threshold=round(metrics["threshold"], 6),
+        weights=f"{experiment.name}.safetensors",
+        sha256=hashlib.sha256(weights).hexdigest(),
+        training={
+            "recipe": "report",
+            "data": "Unibuc brain anomaly detection (17,000 labelled slices of RSNA 2019), its own training split",
+            "slices": len(splits[0]),
+            "positives": int(splits[0].labels.sum()),
+            "init": recipe.init if recipe.init in ("imagenet", "scratch") else Path(recipe.init).name,
+            "input": recipe.input,
+            "class_weight": experiment.class_weight,
+            "output_bias": experiment.output_bias,
+            "reweigh_groups": recipe.reweigh_groups,
+            "epochs": len(trained.history),
+            "sizes": [[pixels, epochs] for pixels, epochs in recipe.sizes],
+            "batch_size": recipe.batch_size,
+            "optimizer": "Adam",
+            "learning_rate": recipe.learning_rate,
+            "seed": recipe.seed,
+            "device": device,
+            "precision": precision,
+            "seconds": round(sum(record["seconds"] for record in trained.history)),
+            "machine": describe_machine(),
+            "hemoscan": __version__,
+        },
+        metrics=metrics,
+        notice=NOTICE,
+    )
+    write_atomically(folder / card.weights, lambda file: file.write(weights))
+    path = folder / f"{experiment.name}.json"
+    write_atomically(path, lambda file: file.write(card.to_json().encode()))
+    return path

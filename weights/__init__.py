@@ -1,0 +1,1 @@
+"""Model cards (JSON) and weights (safetensors). Data only: `hemoscan.card` reads them."""
