@@ -52,8 +52,8 @@ class Study:
 class Worklist:
     """Studies, the most urgent first.
 
-    Slices belong together by StudyInstanceUID; files without one (PNG, unreadable DICOM) by their folder, whose path then
-    stands for the UID. A study's score is the highest probability of its slices; it is flagged if any slice is.
+    Slices belong together by StudyInstanceUID; files without one (PNG, unreadable DICOM) by their folder, whose path
+    then stands for the UID. A study's score is the highest probability of its slices; it is flagged if any slice is.
     """
 
     def __init__(self) -> None:
@@ -67,6 +67,9 @@ class Worklist:
         self._studies[uid].add(row)
 
     def ranked(self) -> Iterator[Study]:
-        """Yield studies by falling score, then those with unreadable files only. Folders of nothing but skipped files are no studies."""
+        """Yield studies by falling score, then those with unreadable files only.
+
+        Folders of nothing but skipped files are no studies.
+        """
         studies = [study for study in self._studies.values() if study.n_slices or study.n_errors]
         yield from sorted(studies, key=lambda study: (-(study.score if study.score is not None else -1), study.uid))

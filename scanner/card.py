@@ -1,7 +1,7 @@
 """Model cards: what a model takes in, how it was made, how well it did, and which weights are its own.
 
-A card is a JSON file beside its safetensors file. Preprocessing, network, threshold and notes are built from the card, never
-from constants, and the weights are loaded only if their SHA-256 is the card's.
+A card is a JSON file beside its safetensors file. Preprocessing, network, threshold and notes are built from the
+card, never from constants, and the weights are loaded only if their SHA-256 is the card's.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class InputSpec:
     """What the network is shown: grey values of one slice, brought to a fixed size.
 
-    Values are clipped to the window in HU, truncated to whole HU, and resized by plain bilinear interpolation. The network
-    then divides by `scale` and normalises with `mean` and `std`.
+    Values are clipped to the window in HU, truncated to whole HU, and resized by plain bilinear interpolation. The
+    network then divides by `scale` and normalises with `mean` and `std`.
     """
 
     window: tuple[float, float]
@@ -160,7 +160,9 @@ def _card(content: dict[str, Any]) -> Card:
     found = values.pop("format", None)
     if found != CARD_FORMAT:
         raise CardError(f"format {found}; this hemoscan reads format {CARD_FORMAT}")
-    spec = {key: tuple(value) if isinstance(value, list) else value for key, value in values.pop("input").items()}
+    spec: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.pop("input").items()
+    }
     return Card(input=InputSpec(**spec), **values)
 
 

@@ -20,6 +20,7 @@ from hemoscan.errors import HemoscanError
 
 if TYPE_CHECKING:
     from hemoscan.card import Model
+    from hemoscan.results import Results
     from hemoscan.scan import Report, ScanOptions
 
 EXIT_FAILED = 1
@@ -98,22 +99,15 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"hemoscan(\.|$)")
 
 
-class Window(click.ParamType):
-    """`C,W`: centre and width in HU."""
-
-    name = "C,W"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
-        """Return (centre, width); fail with the legal form."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            centre, width = (float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r}; legal: centre and width in HU, such as 40,80", param, ctx)
-        if not (0 < width <= 65536 and -32768 <= centre <= 32767):
-            self.fail(f"{value!r}; legal: centre -32768 to 32767, width above 0 to 65536", param, ctx)
-        return centre, width
+def parse_window(text: str) -> tuple[float, float]:
+    """Read `C,W`, centre and width in HU; fail with the legal form."""
+    try:
+        centre, width = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r}; legal: centre and width in HU, such as 40,80") from None
+    if not (0 < width <= 65536 and -32768 <= centre <= 32767):
+        raise click.BadParameter(f"{text!r}; legal: centre -32768 to 32767, width above 0 to 65536")
+    return centre, width
 
 
 @cli.command()
@@ -148,9 +142,14 @@ class Window(click.ParamType):
 @click.option(
     "--threshold", type=click.FloatRange(0, 1), help="Probability from which a slice is flagged.  [default: the card's]"
 )
-@click.option("--window", type=Window(), help="Clip HU to this window instead of the card's: for experiments.")
 @click.option(
-    "--png-window", type=Window(), help="Window that 0 to 255 of stretched PNG/JPEG exports span, such as 40,80."
+    "--window", type=parse_window, metavar="C,W", help="Clip HU to this window instead of the card's: for experiments."
+)
+@click.option(
+    "--png-window",
+    type=parse_window,
+    metavar="C,W",
+    help="Window that 0 to 255 of stretched PNG/JPEG exports span, such as 40,80.",
 )
 @click.option(
     "--repair-12bit/--no-repair-12bit",
@@ -171,6 +170,7 @@ def scan(paths: tuple[Path, ...], output: Path, quiet: bool, **options: Any) -> 
     from hemoscan.devices import pick_device, pick_precision  # noqa: PLC0415
     from hemoscan.engine import TorchEngine  # noqa: PLC0415
     from hemoscan.results import Results  # noqa: PLC0415
+    from hemoscan.scan import Job  # noqa: PLC0415
     from hemoscan.scan import scan as run_scan  # noqa: PLC0415
 
     model = find_model(options["model"])
@@ -180,14 +180,13 @@ def scan(paths: tuple[Path, ...], output: Path, quiet: bool, **options: Any) -> 
     with Results(output) as results:
         engine = TorchEngine(model, device, pick_precision(options["precision"], device))
         if not quiet:
-            click.echo(
-                f"{model.card.name} on {engine.device} in {engine.precision}, flags from {settings.threshold:.4f}",
-                err=True,
-            )
+            found = engine.describe()
+            where = f"{found['device']} in {found['precision']}"
+            click.echo(f"{model.card.name} on {where}, flags from {settings.threshold:.4f}", err=True)
         with _progress(quiet) as progress:
-            report = run_scan(paths, engine, model, settings, results, arguments=arguments, progress=progress)
+            report = run_scan(Job(paths, model, engine, settings, arguments), results, progress)
         if not quiet:
-            click.echo(_summary(report, len(results.studies), results), err=True)
+            click.echo(_summary(report, results), err=True)
     sys.exit(report.return_code)
 
 
@@ -225,13 +224,13 @@ def _progress(quiet: bool) -> Iterator[Any]:
         yield show
 
 
-def _summary(report: Report, studies: int, results: Any) -> str:
+def _summary(report: Report, results: Results) -> str:
     """Return what was done, in at most 80 columns."""
     counts = report.counts
     rate = counts["ok"] / report.seconds if report.seconds else 0.0
     return "\n".join(
         (
-            f"{counts['ok']} slices scored, {report.flagged} flagged, in {studies} studies",
+            f"{counts['ok']} slices scored, {report.flagged} flagged, in {len(results.studies)} studies",
             f"{counts['skipped']} skipped, {counts['error']} unreadable, of {report.files} files",
             f"{report.seconds:.1f} s, {rate:.1f} slices/s",
             f"slices    {results.slices_path}",
@@ -277,7 +276,8 @@ def _model_line(name: str, *, verify: bool) -> str:
     figures = "".join(
         f"{'-' if value is None else format(value, '.3f'):>{width}}" for value, width in ((auc, 8), (balanced, 10))
     )
-    return f"{name:<22}{'verified' if verify else 'yes':<10}{card.training.get('epochs', '-'):>6}{figures}{card.threshold:>11.4f}"
+    state = "verified" if verify else "yes"
+    return f"{name:<22}{state:<10}{card.training.get('epochs', '-'):>6}{figures}{card.threshold:>11.4f}"
 
 
 @cli.command()

@@ -13,8 +13,7 @@ import pydicom.config
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.pixels import pixel_array
-from pydicom.pixels.utils import get_j2k_parameters
+from pydicom.pixels.utils import get_j2k_parameters, pixel_array
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -39,8 +38,9 @@ PLAUSIBLE_MEDIAN_HU = (-200.0, 900.0)
 def configure_pydicom() -> None:
     """Have pydicom read headers as they are.
 
-    Real headers hold UIDs such as `ID_02033fb12e`. pydicom's warnings about such values quote them, and values of headers must
-    not reach a log: they may name a patient. Global to the process, so called by the scan's entry, not on import.
+    Real headers hold UIDs such as `ID_02033fb12e`. pydicom's warnings about such values quote them, and values of
+    headers must not reach a log: they may name a patient. Global to the process, so called by the scan's entry, not
+    on import.
     """
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
@@ -104,7 +104,8 @@ def _check_is_slice(header: Dataset) -> None:
     samples, photometric = header.get("SamplesPerPixel", 1), _string(header, "PhotometricInterpretation")
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2", ""):
         raise NotForModelError(
-            f"PhotometricInterpretation (0028,0004) is {photometric!r} with {samples} samples; legal: MONOCHROME1, MONOCHROME2"
+            f"PhotometricInterpretation (0028,0004) is {photometric!r} with {samples} samples; "
+            "legal: MONOCHROME1, MONOCHROME2"
         )
 
 
@@ -152,7 +153,8 @@ def _decode(header: Dataset, index: int) -> NDArray[np.number[Any]]:
     try:
         syntax = header.file_meta.TransferSyntaxUID
     except AttributeError:
-        # PS3.10 wants it; data sets without meta information are Implicit or Explicit VR Little Endian, as was just parsed.
+        # PS3.10 wants it; data sets without meta information are Implicit or Explicit VR Little Endian, as was just
+        # parsed.
         syntax = (
             pydicom.uid.ImplicitVRLittleEndian if header.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian
         )
@@ -161,8 +163,9 @@ def _decode(header: Dataset, index: int) -> NDArray[np.number[Any]]:
     try:
         return pixel_array(header, index=index)
     except Exception as error:  # decoders raise whatever a damaged stream leads them to
+        name = UID(str(syntax)).name
         raise ImageError(
-            f"frame {index + 1} cannot be decoded (TransferSyntaxUID (0002,0010) is {UID(str(syntax)).name}): {_text(error)}"
+            f"frame {index + 1} cannot be decoded (TransferSyntaxUID (0002,0010) is {name}): {_text(error)}"
         ) from error
 
 
@@ -212,8 +215,8 @@ def to_hu(
 def unwrap_12_bit(values: NDArray[np.float32], intercept: float) -> tuple[NDArray[np.float32], float, bool]:
     """Undo a defect of some RSNA files: HU below zero, stored in 12 unsigned bits without an offset, wrapped by 4096.
 
-    Values of 3096 or more become negative HU; the others stay what they were. A heuristic: HU of 3096 or more (metal) in such
-    a file would be taken for air. It can be turned off, and a note says where it changed anything.
+    Values of 3096 or more become negative HU; the others stay what they were. A heuristic: HU of 3096 or more
+    (metal) in such a file would be taken for air. It can be turned off, and a note says where it changed anything.
 
     Returns
     -------
@@ -227,7 +230,7 @@ def unwrap_12_bit(values: NDArray[np.float32], intercept: float) -> tuple[NDArra
 
 
 def guess_intercept(stored: NDArray[np.number[Any]]) -> float:
-    """Return -1024 if the values look like HU + 1024 (nothing below 0, and a tenth in 1024 to 1124, soft tissue), else 0."""
+    """Return -1024 if the values look like HU + 1024 (none below 0, a tenth in 1024 to 1124: soft tissue), else 0."""
     tissue = np.count_nonzero((stored >= 1024) & (stored <= 1124))
     return -1024.0 if stored.min() >= 0 and tissue >= 0.1 * stored.size else 0.0
 
@@ -268,13 +271,13 @@ def _padding(stored: NDArray[np.number[Any]], header: Dataset) -> NDArray[np.boo
     last = _integer(header, "PixelPaddingRangeLimit")
     low, high = sorted((first, first if last is None else last))
     inside: NDArray[np.bool_] = (stored >= low) & (stored <= high)
-    if stored.dtype.kind == "i" and low > np.iinfo(stored.dtype).max:  # written as US beside signed pixels
+    if stored.dtype.kind == "i" and low > 2 ** (8 * stored.itemsize - 1) - 1:  # written as US beside signed pixels
         inside = stored == low - 2**16
     return inside
 
 
 def _sign_differs(header: Dataset, index: int) -> bool:
-    """Return whether a JPEG 2000 codestream is signed otherwise than PixelRepresentation (0028,0103) says; pydicom corrects it."""
+    """Tell whether a JPEG 2000 codestream has another sign than PixelRepresentation (0028,0103); pydicom mends it."""
     if header.file_meta.TransferSyntaxUID not in JPEG2000TransferSyntaxes or "PixelData" not in header:
         return False
     try:
@@ -286,7 +289,7 @@ def _sign_differs(header: Dataset, index: int) -> bool:
 
 
 def _groups(header: Dataset, index: int, sequence: str) -> Iterator[Dataset]:
-    """Yield where an attribute of a frame may stand: its functional group, the shared one, the top level (PS3.3, C.7.6.16)."""
+    """Yield where a frame's attribute may stand: its own functional group, the shared, the top (PS3.3, C.7.6.16)."""
     per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
     shared = header.get("SharedFunctionalGroupsSequence") or []
     for item in [*per_frame[index : index + 1], *shared[:1]]:

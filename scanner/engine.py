@@ -18,12 +18,16 @@ class TorchEngine:
     def __init__(self, model: Model, device: torch.device, precision: str) -> None:
         """Load the model; raises CardError if its weights are missing or changed."""
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.device = device
-        self.precision = precision
+        self._device = device
+        self._precision = precision
         self._classifier = load_classifier(model).to(device=device, dtype=dtype)
+
+    def describe(self) -> dict[str, str]:
+        """Return name, device and precision, for the run record."""
+        return {"name": "torch", "device": str(self._device), "precision": self._precision}
 
     @torch.inference_mode()
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return probabilities of hemorrhage, of shape (n,), for inputs of shape (n, size, size)."""
-        logits = self._classifier(torch.from_numpy(images).to(self.device))
-        return torch.sigmoid(logits.double()).cpu().numpy()  # type: ignore[no-any-return]
+        logits = self._classifier(torch.from_numpy(images).to(self._device))
+        return torch.sigmoid(logits.double()).cpu().numpy()

@@ -60,7 +60,7 @@ def with_top(network: nn.Module, architecture: str) -> nn.Module:
     name = TOPS[architecture]
     old = getattr(network, name)
     setattr(network, name, nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(old.in_features, 1)))
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last)
 
 
 def top_unit(classifier: Classifier, architecture: str) -> nn.Linear:
@@ -77,8 +77,8 @@ def start_classifier(architecture: str, spec: InputSpec, init: str) -> Classifie
     Parameters
     ----------
     init
-        `scratch` (random), `imagenet` (torchvision's IMAGENET1K_V1: from its cache folder, else downloaded), or the path of
-        a state dict of the same network, .safetensors or .pth: torchvision's own or one of hemoscan's.
+        `scratch` (random), `imagenet` (torchvision's IMAGENET1K_V1: from its cache folder, else downloaded), or the
+        path of a state dict of the same network, .safetensors or .pth: torchvision's own or one of hemoscan's.
 
     Raises
     ------
@@ -95,14 +95,15 @@ def start_classifier(architecture: str, spec: InputSpec, init: str) -> Classifie
 
 def _imagenet(architecture: str) -> nn.Module:
     try:
-        return torchvision.models.get_model(architecture, weights="IMAGENET1K_V1")
+        network: nn.Module = torchvision.models.get_model(architecture, weights="IMAGENET1K_V1")
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
         url = torchvision.models.get_model_weights(architecture)["IMAGENET1K_V1"].url
         raise StartError(
             f"--init imagenet: torchvision's weights of {architecture} cannot be had ({error}). Ways out: "
-            f"put {url.rsplit('/', 1)[-1]} into {Path(torch.hub.get_dir()) / 'checkpoints'}; pass such a file with --init FILE; "
-            "or train from random weights with --init scratch"
+            f"put {url.rsplit('/', 1)[-1]} into {Path(torch.hub.get_dir()) / 'checkpoints'}; "
+            "pass such a file with --init FILE; or train from random weights with --init scratch"
         ) from error
+    return network
 
 
 def _load_start(network: nn.Module, architecture: str, path: Path) -> None:

@@ -162,7 +162,7 @@ def make_phantom(bleed: str = "none", *, slices: int = 24, size: int = 512, seed
 
 
 def write_phantom(folder: Path, bleed: str = "none", *, slices: int = 24, seed: int = 0) -> int:
-    """Make a study and write it as `folder/dicom/*.dcm`, `folder/png/*.png` and `folder/labels.csv` (file stem, 0 or 1).
+    """Make a study and write it as `folder/dicom/*.dcm`, `folder/png/*.png` and `folder/labels.csv` (`id,class`).
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """From HU to what the network takes, built from the model's card.
 
-The steps are those that made the data set's PNGs from DICOM: clip to a window, truncate to whole HU, resize by plain bilinear
-interpolation with half-pixel centres and without antialiasing. Clipping comes first: the other order differs by up to the
-window's width at the skull.
+The steps are those that made the data set's PNGs from DICOM: clip to a window, truncate to whole HU, resize by plain
+bilinear interpolation with half-pixel centres and without antialiasing. Clipping comes first: the other order
+differs by up to the window's width at the skull.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def preprocess(hu: NDArray[np.floating] | NDArray[np.integer], spec: InputSpec) 
     Parameters
     ----------
     hu
-        Shape (rows, columns), HU. Any size; a slice that is not square is padded on its shorter side, equally before and
-        after (one more after), with the window's lower end: air, as outside the patient. It is never stretched.
+        Shape (rows, columns), HU. Any size; a slice that is not square is padded on its shorter side, equally before
+        and after (one more after), with the window's lower end: air, as outside the patient. It is never stretched.
     spec
         The input of the model's card.
 

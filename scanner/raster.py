@@ -2,7 +2,8 @@
 
 A grey value is not a HU by itself. Three kinds are met, and `notes` says which rule was applied:
 
-- the data set's kind: the value is the HU (RSNA slices clipped to a soft-tissue window that starts at 0 HU, not stretched);
+- the data set's kind: the value is the HU (RSNA slices clipped to a soft-tissue window that starts at 0 HU, not
+  stretched);
 - a viewer's export: 0 to 255 spans a window, such as 40/80 or 40/120, and has to be brought back to HU;
 - 16-bit grey, as written by converters: the value is the HU plus 1024.
 
@@ -69,10 +70,11 @@ def read_raster(
 def guess_window(grey: NDArray[np.integer]) -> tuple[float, float] | None:
     """Tell a viewer's stretched export from grey values that are HU.
 
-    An 8-bit slice whose values are HU ends at its window's top, 70 to 115 in nearly all, so the skull has that value and the
-    brain 20 to 45. In an export that spans a brain window the skull is near 255 and the brain near 100. Hence: stretched if at
-    least 0.5 % of the pixels are 160 or more and the median of those that are neither black nor near the top is 75 or more.
-    Which window it spans cannot be told from the values: the brain window 40/80 is assumed.
+    An 8-bit slice whose values are HU ends at its window's top, 70 to 115 in nearly all, so the skull has that value
+    and the brain 20 to 45. In an export that spans a brain window the skull is near 255 and the brain near 100.
+    Hence: stretched if at least 0.5 % of the pixels are 160 or more and the median of those that are neither black
+    nor near the top is 75 or more. Which window it spans cannot be told from the values: the brain window 40/80 is
+    assumed.
 
     Returns
     -------

@@ -60,7 +60,7 @@ class Results:
         self._worklist = Worklist()
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=output.parent)  # noqa: SIM115 - closed in __exit__
+            self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(output.parent))  # noqa: SIM115 - closed in __exit__
             with tempfile.TemporaryFile(dir=output.parent):
                 pass
         except OSError as error:

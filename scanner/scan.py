@@ -1,11 +1,11 @@
-"""One scan: entries are decoded ahead in threads, scored in batches, and written in the order in which they were met."""
+"""One scan: entries are decoded ahead in threads, scored in batches, written in the order in which they were met."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,6 +34,9 @@ class Engine(Protocol):
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return probabilities of shape (n,) for inputs of shape (n, size, size)."""
 
+    def describe(self) -> dict[str, str]:
+        """Return name, device and precision, for the run record."""
+
 
 @dataclass(frozen=True)
 class ScanOptions:
@@ -60,7 +63,7 @@ class Report:
     flagged: int = 0
     files: int = 0
     seconds: float = 0.0
-    interrupted: bool = False
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def return_code(self) -> int:
@@ -75,29 +78,26 @@ class Report:
         self.flagged += bool(row.flag)
 
 
-def scan(
-    paths: Iterable[Path],
-    engine: Engine,
-    model: Model,
-    options: ScanOptions,
-    results: Results,
-    *,
-    arguments: dict[str, Any],
-    report: Report | None = None,
-    progress: Callable[[Report], None] = lambda report: None,
-) -> Report:
-    """Scan paths and write the results: every 30 s, at the end, and when interrupted.
+@dataclass(frozen=True)
+class Job:
+    """What a scan is made of."""
+
+    paths: Sequence[Path]
+    """Files, folders, zips, DICOMDIRs."""
+    model: Model
+    engine: Engine
+    options: ScanOptions
+    arguments: dict[str, Any]
+    """What the user asked for, for the run record."""
+
+
+def scan(job: Job, results: Results, progress: Callable[[Report], None] = lambda report: None) -> Report:
+    """Scan and write the results: every 30 s, at the end, and when interrupted.
 
     Parameters
     ----------
-    paths
-        Files, folders, zips, DICOMDIRs.
-    arguments
-        What the user asked for, for the run record.
-    report
-        Counted up as the scan goes on; a new one if None.
     progress
-        Called after every batch.
+        Called after every row.
 
     Raises
     ------
@@ -105,32 +105,34 @@ def scan(
         If the results cannot be written.
     """
     configure_pydicom()
-    report = report or Report()
-    started = datetime.now(UTC)
-    clock = time.monotonic()
-    published = clock
+    report = Report()
+    clock = published = time.monotonic()
 
-    def publish(*, finished: bool) -> None:
+    def publish(state: str) -> None:
         report.seconds = time.monotonic() - clock
-        results.publish(run_record(report, model, options, arguments, engine, started, finished=finished))
+        results.publish(run_record(report, job, state=state))
 
     try:
-        with Reader() as reader:
-            entries = itertools.islice(_counted(find_entries(paths), report), options.limit)
-            for batch in _batches(_decoded(entries, reader, options), options.batch_size):
-                for row in _score(batch, engine, model.card.name, options.threshold):
-                    results.add(row)
-                    report.add(row)
-                progress(report)
-                if time.monotonic() - published > PUBLISH_SECONDS:
-                    publish(finished=False)
-                    published = time.monotonic()
+        for row in _rows(job, report):
+            results.add(row)
+            report.add(row)
+            progress(report)
+            if time.monotonic() - published > PUBLISH_SECONDS:
+                publish("running")
+                published = time.monotonic()
     except BaseException:
-        report.interrupted = True
-        publish(finished=False)
+        publish("interrupted")
         raise
-    publish(finished=True)
+    publish("done")
     return report
+
+
+def _rows(job: Job, report: Report) -> Iterator[Row]:
+    options = job.options
+    with Reader() as reader:
+        entries = itertools.islice(_counted(find_entries(job.paths), report), options.limit)
+        for batch in _batches(_decoded(entries, reader, options), options.batch_size):
+            yield from _score(batch, job)
 
 
 def _counted(entries: Iterable[Entry], report: Report) -> Iterator[Entry]:
@@ -169,9 +171,10 @@ def _batches(decoded: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
         yield batch
 
 
-def _score(batch: list[Decoded], engine: Engine, model: str, threshold: float) -> Iterator[Row]:
+def _score(batch: list[Decoded], job: Job) -> Iterator[Row]:
+    model, threshold = job.model.card.name, job.options.threshold
     images = [item.image for item in batch if item.image is not None]
-    probabilities = iter(engine.probabilities(np.stack(images)).tolist() if images else ())
+    probabilities = iter(job.engine.probabilities(np.stack(images)).tolist() if images else ())
     for item in batch:
         if item.image is None:
             yield Row(item, None, None, model)
@@ -180,33 +183,19 @@ def _score(batch: list[Decoded], engine: Engine, model: str, threshold: float) -
             yield Row(item, probability, probability >= threshold, model)
 
 
-def run_record(
-    report: Report,
-    model: Model,
-    options: ScanOptions,
-    arguments: dict[str, Any],
-    engine: Engine,
-    started: datetime,
-    *,
-    finished: bool,
-) -> dict[str, Any]:
+def run_record(report: Report, job: Job, *, state: str) -> dict[str, Any]:
     """Return the run record: what ran, with what, on what, and how far it came."""
     return {
         "hemoscan": __version__,
         "notice": NOTICE,
-        "model": model.card.name,
-        "sha256": model.card.sha256,
-        "threshold": options.threshold,
-        "arguments": arguments,
-        "engine": {
-            "name": "torch",
-            "device": str(getattr(engine, "device", "")),
-            "precision": getattr(engine, "precision", ""),
-            "batch_size": options.batch_size,
-        },
+        "model": job.model.card.name,
+        "sha256": job.model.card.sha256,
+        "threshold": job.options.threshold,
+        "arguments": job.arguments,
+        "engine": {**job.engine.describe(), "batch_size": job.options.batch_size},
         "machine": describe_machine(),
         "counts": {"files": report.files, **report.counts, "flagged": report.flagged},
-        "started": started.isoformat(timespec="seconds"),
+        "started": report.started.isoformat(timespec="seconds"),
         "seconds": round(report.seconds, 3),
-        "state": "done" if finished else "interrupted" if report.interrupted else "running",
+        "state": state,
     }

@@ -64,8 +64,8 @@ def _begins_with_element(head: bytes) -> bool:
     if len(head) < 8:
         return False
     for order in ("little", "big"):
-        group = int.from_bytes(head[:2], order)  # type: ignore[arg-type]
-        element = int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
+        group = int.from_bytes(head[:2], order)
+        element = int.from_bytes(head[2:4], order)
         if group not in _FIRST_GROUPS or element > 0x1200:
             continue
         vr = head[4:6]

@@ -1,7 +1,7 @@
 """What is there: every file under the PATHs of a run, once, in a stable order, without reading more than is needed.
 
-Folders are walked in the order of names, members of a zip in the archive's order. A DICOMDIR names its files. What cannot be
-listed or opened is yielded all the same, with the reason: nothing that was met vanishes.
+Folders are walked in the order of names, members of a zip in the archive's order. A DICOMDIR names its files. What
+cannot be listed or opened is yielded all the same, with the reason: nothing that was met vanishes.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Entry:
 def find_entries(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Entry]:
     """Yield every file under the paths.
 
-    A path that is, or lies within, another of the paths is not walked twice. Links are followed, a folder that was already
-    entered through another is not entered again.
+    A path that is, or lies within, another of the paths is not walked twice. Links are followed, a folder that was
+    already entered through another is not entered again.
     """
-    roots = _outermost([os.path.abspath(path) for path in paths])
+    roots = _outermost([os.path.abspath(path) for path in paths])  # noqa: PTH100 - links stay as found
     entered: set[tuple[int, int]] = set()
     for root in roots:
         yield from _find(root, entered, named=True)
@@ -134,7 +134,8 @@ def _forbidden(member: zipfile.ZipInfo) -> str | None:
     if member.file_size > MAX_MEMBER_BYTES:
         return f"zip member of {member.file_size} bytes; legal: up to {MAX_MEMBER_BYTES}"
     if member.file_size > 2**20 and member.file_size > MAX_ZIP_RATIO * member.compress_size:
-        return f"zip member grows from {member.compress_size} to {member.file_size} bytes; legal: up to {MAX_ZIP_RATIO} times"
+        growth = f"{member.compress_size} to {member.file_size} bytes"
+        return f"zip member grows from {growth}; legal: up to {MAX_ZIP_RATIO} times"
     return None
 
 

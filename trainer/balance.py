@@ -48,8 +48,8 @@ def merge_small_groups(groups: NDArray[np.integer], smallest: int = SMALLEST_GRO
 def group_weights(labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> NDArray[np.float32]:
     """Return each sample's weight P(group) P(label) / P(group, label), of shape (n,).
 
-    Under these weights every group has the same share of positives, so that a model gains nothing from telling the site.
-    Source: Kamiran and Calders, Data preprocessing techniques for classification without discrimination, 2012.
+    Under these weights every group has the same share of positives, so that a model gains nothing from telling the
+    site. Source: Kamiran and Calders, Data preprocessing techniques for classification without discrimination, 2012.
     """
     weights = np.ones(len(labels), np.float64)
     for group in np.unique(groups):

@@ -24,7 +24,8 @@ def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | No
     Raises
     ------
     TrainingError
-        If it cannot be read, or is of another training than `identity` says: going on from it would mix two experiments.
+        If it cannot be read, or is of another training than `identity` says: going on from it would mix two
+        experiments.
     """
     if not path.is_file():
         return None

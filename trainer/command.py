@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,40 +57,41 @@ def run_training(
             )
             for split, name in zip(splits, ("training", "validation"), strict=True):
                 click.echo(f"{name}: {len(split)} slices, {int(split.labels.sum())} positive", err=True)
+            session = _Session(recipe, splits, run_folder, weights_folder, where, number_format, quiet)
             for experiment in chosen:
-                _one(experiment, recipe, splits, run_folder, weights_folder, where, number_format, quiet)
+                session.run(experiment)
     except Timeout as error:
         raise TrainingError(f"{run_folder}: another training is running there; name another --run-dir") from error
 
 
-def _one(
-    experiment: Experiment,
-    recipe: Recipe,
-    splits: tuple[Split, Split],
-    run_folder: Path,
-    weights_folder: Path,
-    device: torch.device,
-    precision: str,
-    quiet: bool,
-) -> None:
-    click.echo(f"{experiment.name}: {recipe.epochs} epochs on {device} in {precision}, start: {recipe.init}", err=True)
-    with _Bars(experiment.name, quiet) as bars:
-        trained = train(
-            experiment,
-            recipe,
-            splits,
-            run_folder,
-            device,
-            precision=precision,
-            progress=Progress(step=bars.step, epoch=bars.epoch),
-        )
-    record = {"experiment": experiment.name, "history": trained.history}
-    write_atomically(
-        run_folder / f"{experiment.name}.history.json", lambda file: file.write(json.dumps(record, indent=1).encode())
-    )
-    card = publish(experiment, recipe, trained, splits, weights_folder, device=str(device), precision=precision)
-    click.echo(format_metrics(experiment.name, trained.history[-1]["validation"]))
-    click.echo(f"weights and card: {card.with_suffix('.safetensors')}, {card}", err=True)
+@dataclass(frozen=True)
+class _Session:
+    """What the experiments of one run share."""
+
+    recipe: Recipe
+    splits: tuple[Split, Split]
+    run_folder: Path
+    weights_folder: Path
+    device: torch.device
+    precision: str
+    quiet: bool
+
+    def run(self, experiment: Experiment) -> None:
+        """Train one experiment; write its history, weights and card; print its figures."""
+        recipe, device, precision = self.recipe, self.device, self.precision
+        start = f"{recipe.epochs} epochs on {device} in {precision}, start: {recipe.init}"
+        click.echo(f"{experiment.name}: {start}", err=True)
+        with _Bars(experiment.name, self.quiet) as bars:
+            progress = Progress(step=bars.step, epoch=bars.epoch)
+            trained = train(
+                experiment, recipe, self.splits, self.run_folder, device, precision=precision, progress=progress
+            )
+        history = json.dumps({"experiment": experiment.name, "history": trained.history}, indent=1)
+        write_atomically(self.run_folder / f"{experiment.name}.history.json", lambda file: file.write(history.encode()))
+        where = {"device": str(device), "precision": precision}
+        card = publish(experiment, recipe, trained, self.splits, self.weights_folder, where=where)
+        click.echo(format_metrics(experiment.name, trained.history[-1]["validation"]))
+        click.echo(f"weights and card: {card.with_suffix('.safetensors')}, {card}", err=True)
 
 
 def format_metrics(name: str, metrics: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """The report's data set (Unibuc "brain anomaly detection", a subset of RSNA 2019), in every layout that it comes in.
 
-Images lie in `data/data/`, in `data/`, or in tars beside the label files; PNGs have one or three equal channels, tars hold
-lossless WebP. Labels are `train_labels.txt` and `validation_labels.txt` (header `id,class`), or one merged `train_labels.txt`.
+Images lie in `data/data/`, in `data/`, or in tars beside the label files; PNGs have one or three equal channels,
+tars hold lossless WebP. Labels are `train_labels.txt` and `validation_labels.txt` (header `id,class`), or one merged
+`train_labels.txt`.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class Split:
     labels: NDArray[np.uint8]
     """Shape (n,), 1 for hemorrhage."""
     groups: NDArray[np.int64]
-    """Shape (n,): the largest grey level of the image as it is distributed, which tells the header's window, so the site;
-    levels of few images are merged into -1."""
+    """Shape (n,): the largest grey level of the image as it is distributed, which tells the header's window, so the
+    site; levels of few images are merged into -1."""
 
     def __len__(self) -> int:
         return len(self.ids)

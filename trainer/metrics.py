@@ -15,7 +15,7 @@ Logits = NDArray[np.float32] | NDArray[np.float64]
 
 def probabilities(logits: Logits) -> NDArray[np.float64]:
     """Return the sigmoid of logits, without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))  # type: ignore[no-any-return]
+    return 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))
 
 
 def best_f1_threshold(scores: NDArray[np.float64], labels: NDArray[np.uint8]) -> float:
@@ -47,7 +47,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def cross_fitted_flags(scores: NDArray[np.float64], labels: NDArray[np.uint8], seed: int = 0) -> NDArray[np.bool_]:
-    """Flag each half at the threshold that was chosen on the other, so that no slice helps to choose its own threshold."""
+    """Flag each half at the threshold chosen on the other, so that no slice helps to choose its own threshold."""
     halves = np.random.default_rng(seed).permutation(len(labels)) % 2
     flags = np.zeros(len(labels), bool)
     for half in (0, 1):

@@ -28,10 +28,11 @@ def publish(
     splits: tuple[Split, Split],
     folder: Path,
     *,
-    device: str,
-    precision: str,
+    where: dict[str, str],
 ) -> Path:
     """Write `<experiment>.safetensors` (16-bit) and `<experiment>.json`; return the card's path.
+
+    `where` says on which device and in which precision it was trained.
 
     The weights are written first: a card never names weights that are not there, and the pair that was there before is
     refused by its hash, not used by mistake, should the machine die between the two.
@@ -61,8 +62,7 @@ def publish(
             "optimizer": "Adam",
             "learning_rate": recipe.learning_rate,
             "seed": recipe.seed,
-            "device": device,
-            "precision": precision,
+            **where,
             "seconds": round(sum(record["seconds"] for record in trained.history)),
             "machine": describe_machine(),
             "hemoscan": __version__,

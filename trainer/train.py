@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,76 +77,138 @@ def train(
         If the loss becomes non-finite (the text names the batch's ids), or the checkpoint is of another training.
     """
     progress = progress or Progress()
-    training, validation = splits
-    torch.manual_seed(recipe.seed)
-    classifier = start_classifier(experiment.architecture, recipe.spec, recipe.init)
-    if experiment.output_bias:
-        nn.init.constant_(top_unit(classifier, experiment.architecture).bias, output_bias(training.labels))
-    classifier.to(device)
-    optimizer = torch.optim.Adam(classifier.parameters(), recipe.learning_rate)
-
-    images = torch.from_numpy(training.images).to(device)  # (n, size, size), uint8
-    labels = torch.from_numpy(training.labels).to(device).float()  # (n,)
-    weights = torch.from_numpy(sample_weights(experiment, recipe, training)).to(device)  # (n,)
-
+    training = _Training(experiment, recipe, splits, device, precision)
     path = run_folder / f"{experiment.name}.checkpoint.pt"
-    identity = {**recipe.identity(), "experiment": experiment.name, "precision": precision, "slices": len(training)}
-    state = load_checkpoint(path, identity) or {"epoch": 0, "step": 0, "loss": 0.0, "seconds": 0.0, "history": []}
-    if "network" in state:
-        classifier.network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-    history: list[dict[str, Any]] = state["history"]
-    position = {key: state[key] for key in ("epoch", "step", "loss", "seconds")}
+    training.restore(load_checkpoint(path, training.identity))
+    while training.position.epoch < recipe.epochs:
+        training.run_epoch(path, progress)
+    return Trained(training.classifier, training.predict(), training.history)
 
-    def save() -> None:
-        content = {"network": classifier.network.state_dict(), "optimizer": optimizer.state_dict()}
-        save_checkpoint(
-            path, {**content, **position, "history": history, "identity": identity, "rng": torch.get_rng_state()}
-        )
 
-    saved = time.monotonic()
-    while position["epoch"] < recipe.epochs:
-        epoch, size = position["epoch"], recipe.size_of(position["epoch"])
-        batches = epoch_batches(len(training), recipe, epoch)
-        classifier.train()
-        for step in range(position["step"], len(batches)):
-            started = time.monotonic()
-            batch = batches[step].to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                logits = classifier(resized(images[batch], size))
-            loss = binary_cross_entropy_with_logits(logits.float(), labels[batch], weights[batch])
-            value = loss.item()
-            if not math.isfinite(value):
-                names = ", ".join(training.ids[i] for i in batches[step].tolist())
-                raise TrainingError(
-                    f"{experiment.name}: loss {value} in epoch {epoch + 1}, step {step + 1}, slices {names}"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            position["step"] = step + 1
-            position["loss"] += value
-            position["seconds"] += time.monotonic() - started
-            progress.step(epoch, step + 1, len(batches), value)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save()
-                saved = time.monotonic()
-        logits_now = predict(classifier, validation, device, precision)
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "size": size,
-                "loss": position["loss"] / len(batches),
-                "seconds": position["seconds"],
-                "validation": measure(logits_now, validation.labels, validation.groups),
-            }
-        )
-        position |= {"epoch": epoch + 1, "step": 0, "loss": 0.0, "seconds": 0.0}
-        save()
+@dataclass
+class Position:
+    """How far a training is: finished epochs, and what is done of the next."""
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    """Sum over the epoch's steps so far."""
+    seconds: float = 0.0
+    """Spent in the epoch's steps so far."""
+
+
+class _Training:
+    """A training in memory: all that its loop changes."""
+
+    def __init__(
+        self, experiment: Experiment, recipe: Recipe, splits: tuple[Split, Split], device: torch.device, precision: str
+    ) -> None:
+        self.recipe, self.device, self.precision = recipe, device, precision
+        self.training, self.validation = splits
+        torch.manual_seed(recipe.seed)
+        self.classifier = start_classifier(experiment.architecture, recipe.spec, recipe.init)
+        if experiment.output_bias:
+            unit = top_unit(self.classifier, experiment.architecture)
+            nn.init.constant_(unit.bias, output_bias(self.training.labels))
+        self.classifier.to(device)
+        self.optimizer = torch.optim.Adam(self.classifier.parameters(), recipe.learning_rate)
+        self.images = torch.from_numpy(self.training.images).to(device)  # (n, size, size), uint8
+        self.labels = torch.from_numpy(self.training.labels).to(device).float()  # (n,)
+        self.weights = torch.from_numpy(sample_weights(experiment, recipe, self.training)).to(device)  # (n,)
+        self.position = Position()
+        self.history: list[dict[str, Any]] = []
+        self.identity: dict[str, Any] = {
+            **recipe.identity(),
+            "experiment": experiment.name,
+            "precision": precision,
+            "slices": len(self.training),
+        }
+
+    def run_epoch(self, path: Path, progress: Progress) -> None:
+        """Train what is left of the epoch, measure on the validation split, save."""
+        position = self.position
+        size = self.recipe.size_of(position.epoch)
+        batches = epoch_batches(len(self.training), self.recipe, position.epoch)
         saved = time.monotonic()
-        progress.epoch(history[-1])
-    return Trained(classifier, predict(classifier, validation, device, precision), history)
+        for batch in batches[position.step :]:
+            started = time.monotonic()
+            loss = self.take_step(batch, size)
+            position.step += 1
+            position.loss += loss
+            position.seconds += time.monotonic() - started
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.save(path)
+                saved = time.monotonic()
+            progress.step(position.epoch, position.step, len(batches), loss)
+        record = {
+            "epoch": position.epoch + 1,
+            "size": size,
+            "loss": position.loss / len(batches),
+            "seconds": position.seconds,
+            "validation": measure(self.predict(), self.validation.labels, self.validation.groups),
+        }
+        self.history.append(record)
+        self.position = Position(epoch=position.epoch + 1)
+        self.save(path)
+        progress.epoch(record)
+
+    def take_step(self, batch: Tensor, size: int) -> float:
+        """Train on the slices that `batch`, of shape (k,), names; return the loss, never learn a non-finite one."""
+        index = batch.to(self.device)
+        self.classifier.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = self.classifier(resized(self.images[index], size))  # (k,)
+        loss = binary_cross_entropy_with_logits(logits.float(), self.labels[index], self.weights[index])
+        value = loss.item()
+        if not math.isfinite(value):
+            names = ", ".join(self.training.ids[i] for i in batch.tolist())
+            where = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
+            raise TrainingError(f"loss {value} in {where}: slices {names}")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return value
+
+    def predict(self) -> NDArray[np.float32]:
+        """Return the validation split's logits, of shape (n,)."""
+        logits = predict(self.classifier, self.validation, self.device, self.precision)
+        if not np.isfinite(logits).all():
+            raise TrainingError(f"epoch {self.position.epoch + 1}: non-finite logits on the validation split")
+        return logits
+
+    def save(self, path: Path) -> None:
+        """Write all that `restore` needs."""
+        content = {
+            "identity": self.identity,
+            "position": asdict(self.position),
+            "history": self.history,
+            "network": self.classifier.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": _rng_state(self.device),
+        }
+        save_checkpoint(path, content)
+
+    def restore(self, content: dict[str, Any] | None) -> None:
+        """Go back to where a checkpoint was written; stay at the start if there is none."""
+        if content is None:
+            return
+        self.position = Position(**content["position"])
+        self.history = content["history"]
+        self.classifier.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        _set_rng_state(self.device, content["rng"])
+
+
+def _rng_state(device: torch.device) -> Tensor:
+    """Return the state of the generator that dropout draws from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_rng_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 def sample_weights(experiment: Experiment, recipe: Recipe, split: Split) -> NDArray[np.float32]:
@@ -163,7 +225,7 @@ def epoch_batches(n: int, recipe: Recipe, epoch: int) -> list[Tensor]:
     """Return the epoch's batches of indices: the same for every experiment with this seed, whatever happened before."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch))
     # BatchNorm has no variance to take from a batch of one.
-    return [batch for batch in order.split(recipe.batch_size) if len(batch) > 1]
+    return [batch for batch in torch.split(order, recipe.batch_size) if len(batch) > 1]
 
 
 def resized(images: Tensor, size: int) -> Tensor:
@@ -180,7 +242,7 @@ def predict(classifier: Classifier, split: Split, device: torch.device, precisio
     classifier.eval()
     images = torch.from_numpy(split.images)
     parts = []
-    for batch in images.split(EVALUATION_BATCH):
+    for batch in torch.split(images, EVALUATION_BATCH):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             parts.append(classifier(batch.to(device)).float().cpu())
     return torch.cat(parts).numpy()
