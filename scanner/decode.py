@@ -9,8 +9,8 @@ from hemoscan.dicom import check_eligible, identify, read_frames, read_header
 from hemoscan.errors import ImageError, NotForModelError
 from hemoscan.preprocess import preprocess
 from hemoscan.raster import read_raster
-from hemoscan.slices import ERROR, SKIPPED, Decoded
-from hemoscan.sniff import DICOM, RASTER, ZIP, sniff
+from hemoscan.slices import ERROR, SKIPPED, Decoded, HUFrame
+from hemoscan.sniff import DICOM, HEAD_BYTES, RASTER, ZIP, sniff
 from hemoscan.sources import Entry, Reader
 
 
@@ -29,20 +29,27 @@ class DecodeOptions:
 def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded]:
     """Decode a file, whatever it is. Never raises for a bad file: the reason is in what it returns."""
     blank = Decoded(entry.path, entry.folder, entry.mtime)
-    if entry.error is not None:
-        return [replace(blank, status=ERROR, reason=entry.error)]
-    if entry.skipped is not None:
-        return [replace(blank, status=SKIPPED, reason=entry.skipped)]
+    if entry.error or entry.skipped:
+        status, reason = (ERROR, entry.error) if entry.error else (SKIPPED, entry.skipped)
+        return [replace(blank, status=status, reason=reason or "")]
     try:
-        kind = sniff(reader.head(entry))
-        if kind == ZIP:
-            return [replace(blank, status=SKIPPED, reason="an archive within an archive")]
-        if kind not in (DICOM, RASTER):
-            return [replace(blank, status=SKIPPED, reason=f"{kind}, no image that the model takes")]
-        content = reader.read(entry)
+        kind, content = _read(entry, reader)
     except Exception as error:  # damaged archives raise zlib.error, BadZipFile, NotImplementedError, OSError and more
         return [replace(blank, status=ERROR, reason=f"cannot be read: {error}")]
-    return _decode_dicom(content, blank, options) if kind == DICOM else _decode_raster(content, blank, options)
+    if kind == DICOM:
+        return _decode_dicom(content, blank, options)
+    if kind == RASTER:
+        return _decode_raster(content, blank, options)
+    reason = "an archive within an archive" if kind == ZIP else f"{kind}, no image that the model takes"
+    return [replace(blank, status=SKIPPED, reason=reason)]
+
+
+def _read(entry: Entry, reader: Reader) -> tuple[str, bytes]:
+    """Return a file's kind, and its content if it is an image: others, which may be films, are not read further."""
+    with reader.open(entry) as file:
+        head = file.read(HEAD_BYTES)
+        kind = sniff(head)
+        return kind, head + file.read() if kind in (DICOM, RASTER) else b""
 
 
 def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:
@@ -52,7 +59,13 @@ def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> li
         return [replace(blank, status=SKIPPED, reason=str(error))]
     except ImageError as error:
         return [replace(blank, status=ERROR, reason=str(error))]
-    return [replace(blank, frame=1, notes=notes, image=preprocess(hu, options.spec))]
+    return [_ready(blank, HUFrame(hu, 1, blank.identity, notes), options.spec)]
+
+
+def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
+    rows, columns = frame.hu.shape
+    notes = frame.notes if rows == columns else (*frame.notes, f"padded to a square from {rows} x {columns}")
+    return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=preprocess(frame.hu, spec))
 
 
 def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:
@@ -63,8 +76,7 @@ def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> lis
         blank = replace(blank, identity=identify(header))
         check_eligible(header)
         for frame in read_frames(header, repair_12_bit=options.repair_12_bit):
-            image = preprocess(frame.hu, options.spec)
-            done.append(replace(blank, frame=frame.frame, identity=frame.identity, notes=frame.notes, image=image))
+            done.append(_ready(blank, frame, options.spec))
     except NotForModelError as error:
         done.append(replace(blank, status=SKIPPED, reason=str(error)))
     except ImageError as error:

@@ -80,6 +80,8 @@ def check_eligible(header: Dataset) -> None:
     ------
     NotForModelError
         If not; the text names tag, value and legal values.
+    ImageError
+        If it is of a CT image whose pixels are missing.
     """
     sop_class = _uid(header, "SOPClassUID") or str(
         getattr(header, "file_meta", Dataset()).get("MediaStorageSOPClassUID", "")
@@ -88,6 +90,8 @@ def check_eligible(header: Dataset) -> None:
     if sop_class == MediaStorageDirectoryStorage:
         raise NotForModelError("a DICOMDIR: its files have their own rows")
     if not any(keyword in header for keyword in PIXEL_KEYWORDS):
+        if sop_class in CT_CLASSES:
+            raise ImageError("PixelData (7FE0,0010) is absent from a CT image: the file ends early")
         raise NotForModelError(f"no pixel data (SOPClassUID (0008,0016) is {_class_name(sop_class)})")
     if modality != "CT" and not (modality == "" and sop_class in CT_CLASSES):
         raise NotForModelError(f"Modality (0008,0060) is {modality!r}; legal: 'CT'")

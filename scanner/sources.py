@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from hemoscan.errors import ImageError
 from hemoscan.sniff import HEAD_BYTES, ZIP, sniff
@@ -173,27 +174,21 @@ class Reader:
         if self._archive is not None:
             self._archive.close()
 
-    def read(self, entry: Entry) -> bytes:
-        """Return the content of a file or of a member of a zip.
+    def open(self, entry: Entry) -> IO[bytes]:
+        """Open a file or a member of a zip for reading, from its first byte on.
 
         Raises
         ------
         OSError
-            If it cannot be read.
-        zipfile.BadZipFile, NotImplementedError, zlib.error
-            If the archive is damaged, or packed in a way that Python cannot unpack.
+            If it cannot be opened.
+        zipfile.BadZipFile, NotImplementedError
+            If the archive is damaged, or packed in a way that Python cannot unpack; reading may raise zlib.error too.
         """
         if entry.member is None:
-            return Path(entry.path).read_bytes()
+            return Path(entry.path).open("rb")
         with self._lock:
             if self._archive is None or self._archive.filename != entry.file:
                 self.__exit__()
                 self._archive = zipfile.ZipFile(entry.file)
-            return self._archive.read(entry.member)
-
-    def head(self, entry: Entry) -> bytes:
-        """Return the first `HEAD_BYTES` bytes of a file; a member of a zip is read whole."""
-        if entry.member is not None:
-            return self.read(entry)[:HEAD_BYTES]
-        with Path(entry.path).open("rb") as file:
-            return file.read(HEAD_BYTES)
+            # Python keeps the archive's file open until the last of its members is closed.
+            return self._archive.open(entry.member)
