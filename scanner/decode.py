@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pydicom.dataset import Dataset
+
 from hemoscan.card import InputSpec
-from hemoscan.dicom import check_eligible, identify, read_frames, read_header
+from hemoscan.dicom import check_eligible, count_frames, identify, read_frame, read_header
 from hemoscan.errors import ImageError, NotForModelError
 from hemoscan.preprocess import preprocess
 from hemoscan.raster import read_raster
@@ -69,18 +71,22 @@ def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
 
 
 def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:
-    """Decode every frame; what was decoded before a damaged frame is kept, and the damage has a row of its own."""
-    done: list[Decoded] = []
     try:
         header = read_header(content)
         blank = replace(blank, identity=identify(header))
         check_eligible(header)
-        for frame in read_frames(header, repair_12_bit=options.repair_12_bit):
-            done.append(_ready(blank, frame, options.spec))
+        frames = count_frames(header)
     except NotForModelError as error:
-        done.append(replace(blank, status=SKIPPED, reason=str(error)))
+        return [replace(blank, status=SKIPPED, reason=str(error))]
     except ImageError as error:
-        done.append(replace(blank, frame=len(done) + 1 if done else None, status=ERROR, reason=str(error)))
+        return [replace(blank, status=ERROR, reason=str(error))]
+    return [_decode_frame(header, index, blank, options) for index in range(frames)]
+
+
+def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOptions) -> Decoded:
+    try:
+        return _ready(blank, read_frame(header, index, repair_12_bit=options.repair_12_bit), options.spec)
+    except ImageError as error:
+        return replace(blank, frame=index + 1, status=ERROR, reason=str(error))
     except Exception as error:  # a file must never end the run, whatever a header holds
-        done.append(replace(blank, status=ERROR, reason=f"cannot be read: {type(error).__name__}"))
-    return done
+        return replace(blank, frame=index + 1, status=ERROR, reason=f"cannot be read: {type(error).__name__}")

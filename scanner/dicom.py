@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from pydicom.uid import (
     UID,
     CTImageStorage,
     EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
     LegacyConvertedEnhancedCTImageStorage,
     MediaStorageDirectoryStorage,
@@ -29,6 +33,7 @@ from hemoscan.slices import HUFrame, Identity
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 NOT_SLICES = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SCREEN SAVE"})
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+RESCALE_TAGS = {"RescaleSlope": "0028,1053", "RescaleIntercept": "0028,1052"}
 MAX_PIXELS = 8192 * 8192
 MAX_FRAMES = 4096
 AIR_HU = -1024.0
@@ -55,6 +60,10 @@ def read_header(content: bytes) -> Dataset:
     """
     try:
         header = pydicom.dcmread(io.BytesIO(content), force=True)
+        if not header:
+            # A file that ends within compressed pixels loses all its elements; those before the pixels say whose it is.
+            header = pydicom.dcmread(io.BytesIO(content), force=True, stop_before_pixels=True)
+            header.pop("PixelData", None)
     except Exception as error:  # pydicom raises whatever a damaged file leads it to
         raise ImageError(f"DICOM header cannot be parsed: {_text(error)}") from error
     if not header:
@@ -91,7 +100,7 @@ def check_eligible(header: Dataset) -> None:
         raise NotForModelError("a DICOMDIR: its files have their own rows")
     if not any(keyword in header for keyword in PIXEL_KEYWORDS):
         if sop_class in CT_CLASSES:
-            raise ImageError("PixelData (7FE0,0010) is absent from a CT image: the file ends early")
+            raise ImageError(f"PixelData (7FE0,0010) is absent or incomplete ({_syntax_name(header)})")
         raise NotForModelError(f"no pixel data (SOPClassUID (0008,0016) is {_class_name(sop_class)})")
     if modality != "CT" and not (modality == "" and sop_class in CT_CLASSES):
         raise NotForModelError(f"Modality (0008,0060) is {modality!r}; legal: 'CT'")
@@ -113,64 +122,64 @@ def _check_is_slice(header: Dataset) -> None:
         )
 
 
-def read_frames(header: Dataset, *, repair_12_bit: bool = True) -> Iterator[HUFrame]:
-    """Decode the frames of an eligible data set, one at a time.
+def count_frames(header: Dataset) -> int:
+    """Check a data set's sizes before anything is allocated, and return its number of frames.
+
+    Raises
+    ------
+    ImageError
+        If a size is absent or out of its legal range; the text names the tag.
+    """
+    for keyword, tag in (("Rows", "0028,0010"), ("Columns", "0028,0011")):
+        value = _integer(header, keyword)
+        if value is None or not 1 <= value <= 65535:
+            raise ImageError(f"{keyword} ({tag}) is {header.get(keyword)}; legal: 1 to 65535")
+    if header.Rows * header.Columns > MAX_PIXELS:
+        raise ImageError(f"{header.Rows} x {header.Columns} pixels; legal: up to {MAX_PIXELS} in all")
+    frames = _integer(header, "NumberOfFrames") or 1  # PS3.5 7.4: an empty value says nothing
+    if not 1 <= frames <= MAX_FRAMES:
+        raise ImageError(f"NumberOfFrames (0028,0008) is {frames}; legal: 1 to {MAX_FRAMES}")
+    return frames
+
+
+def read_frame(header: Dataset, index: int = 0, *, repair_12_bit: bool = True) -> HUFrame:
+    """Decode one frame of an eligible data set.
 
     Parameters
     ----------
     header
-        As from `read_header`.
+        As from `read_header`, its sizes checked by `count_frames`.
+    index
+        Of the frame, from 0.
     repair_12_bit
         Whether wrapped 12-bit values are unwrapped, see `unwrap_12_bit`.
 
     Raises
     ------
     ImageError
-        If geometry or pixels cannot be read; the text names tag, value and legal range, or the transfer syntax.
+        If the pixels cannot be read; the text names tag, value and legal range, or the transfer syntax.
     """
-    frames = _check_geometry(header)
-    identity = identify(header)
-    for index in range(frames):
-        stored = _decode(header, index)
-        if stored.ndim != 2:
-            raise ImageError(f"frame {index + 1} decodes to shape {stored.shape}; legal: (Rows, Columns)")
-        hu, notes = to_hu(stored, header, index, repair_12_bit=repair_12_bit)
-        yield HUFrame(hu, index + 1, _frame_identity(identity, header, index, frames), notes)
-
-
-def _check_geometry(header: Dataset) -> int:
-    """Check sizes before anything is allocated; return the number of frames."""
-    for keyword, tag in (("Rows", "0028,0010"), ("Columns", "0028,0011")):
-        value = _integer(header, keyword)
-        if value is None or not 1 <= value <= 65535:
-            raise ImageError(f"{keyword} ({tag}) is {header.get(keyword)!r}; legal: 1 to 65535")
-    if header.Rows * header.Columns > MAX_PIXELS:
-        raise ImageError(f"{header.Rows} x {header.Columns} pixels; legal: up to {MAX_PIXELS} in all")
-    frames = _integer(header, "NumberOfFrames") if "NumberOfFrames" in header else 1
-    frames = 1 if frames is None or frames == 0 else frames  # PS3.5 7.4: an empty value says nothing
-    if not 1 <= frames <= MAX_FRAMES:
-        raise ImageError(f"NumberOfFrames (0028,0008) is {frames}; legal: 1 to {MAX_FRAMES}")
-    return frames
+    stored = _decode(header, index)
+    if stored.ndim != 2:
+        raise ImageError(f"frame {index + 1} decodes to shape {stored.shape}; legal: (Rows, Columns)")
+    hu, notes = to_hu(stored, header, index, repair_12_bit=repair_12_bit)
+    return HUFrame(hu, index + 1, _frame_identity(header, index), notes)
 
 
 def _decode(header: Dataset, index: int) -> NDArray[np.number[Any]]:
     try:
         syntax = header.file_meta.TransferSyntaxUID
     except AttributeError:
-        # PS3.10 wants it; data sets without meta information are Implicit or Explicit VR Little Endian, as was just
-        # parsed.
-        syntax = (
-            pydicom.uid.ImplicitVRLittleEndian if header.original_encoding[0] else pydicom.uid.ExplicitVRLittleEndian
-        )
+        # PS3.10 wants it. Without meta information, it is one of the three that the header was just parsed by.
+        implicit, little_endian = header.original_encoding
+        explicit = ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
+        syntax = ImplicitVRLittleEndian if implicit else explicit
         header.ensure_file_meta()
         header.file_meta.TransferSyntaxUID = syntax
     try:
         return pixel_array(header, index=index)
     except Exception as error:  # decoders raise whatever a damaged stream leads them to
-        name = UID(str(syntax)).name
-        raise ImageError(
-            f"frame {index + 1} cannot be decoded (TransferSyntaxUID (0002,0010) is {name}): {_text(error)}"
-        ) from error
+        raise ImageError(f"frame {index + 1} cannot be decoded ({_syntax_name(header)}): {_text(error)}") from error
 
 
 def to_hu(
@@ -254,16 +263,16 @@ def implausible(hu: NDArray[np.float32]) -> list[str]:
 
 
 def _rescale(header: Dataset, index: int, keyword: str, default: float | None, notes: list[str]) -> float | None:
+    """Return a frame's slope or intercept; `default`, with a note, if it is absent or empty."""
+    name = f"{keyword} ({RESCALE_TAGS[keyword]})"
     for group in _groups(header, index, "PixelValueTransformationSequence"):
-        if keyword in group:
+        if _values(group, keyword):
             value = _number(group, keyword)
             if value is None or (keyword == "RescaleSlope" and value == 0):
-                raise ImageError(
-                    f"{keyword} is {str(group.get(keyword))!r}; legal: a number" + (" other than 0" * (value == 0))
-                )
+                raise ImageError(f"{name} is {str(group.get(keyword))!r}; legal: a number other than 0 for the slope")
             return value
     if default is not None:
-        notes.append(f"{keyword} absent: {default:g} taken")
+        notes.append(f"{name} absent: {default:g} taken")
     return default
 
 
@@ -273,10 +282,10 @@ def _padding(stored: NDArray[np.number[Any]], header: Dataset) -> NDArray[np.boo
     if first is None:
         return np.zeros(stored.shape, bool)
     last = _integer(header, "PixelPaddingRangeLimit")
-    low, high = sorted((first, first if last is None else last))
-    inside: NDArray[np.bool_] = (stored >= low) & (stored <= high)
-    if stored.dtype.kind == "i" and low > 2 ** (8 * stored.itemsize - 1) - 1:  # written as US beside signed pixels
-        inside = stored == low - 2**16
+    limits = [first, first if last is None else last]
+    if stored.dtype.kind == "i":  # written as US beside signed pixels
+        limits = [value - 2**16 if value >= 2 ** (8 * stored.itemsize - 1) else value for value in limits]
+    inside: NDArray[np.bool_] = (stored >= min(limits)) & (stored <= max(limits))
     return inside
 
 
@@ -301,19 +310,15 @@ def _groups(header: Dataset, index: int, sequence: str) -> Iterator[Dataset]:
     yield header
 
 
-def _frame_identity(identity: Identity, header: Dataset, index: int, frames: int) -> Identity:
-    if frames == 1 and "PerFrameFunctionalGroupsSequence" not in header:
+def _frame_identity(header: Dataset, index: int) -> Identity:
+    identity = identify(header)
+    if "PerFrameFunctionalGroupsSequence" not in header:
         return identity
-    position = next(
-        (group for group in _groups(header, index, "PlanePositionSequence") if "ImagePositionPatient" in group), header
-    )
-    plane = next(
-        (group for group in _groups(header, index, "PlaneOrientationSequence") if "ImageOrientationPatient" in group),
-        header,
-    )
-    return Identity(
-        identity.study_uid, identity.series_uid, identity.sop_uid, identity.instance_number, _position(position, plane)
-    )
+    groups = list(_groups(header, index, "PlanePositionSequence"))
+    position = next((group for group in groups if "ImagePositionPatient" in group), header)
+    groups = list(_groups(header, index, "PlaneOrientationSequence"))
+    plane = next((group for group in groups if "ImageOrientationPatient" in group), header)
+    return replace(identity, z_mm=_position(position, plane))
 
 
 def _position(position: Dataset, plane: Dataset) -> float | None:
@@ -377,6 +382,11 @@ def _number(header: Dataset, keyword: str) -> float | None:
 def _integer(header: Dataset, keyword: str) -> int | None:
     value = _number(header, keyword)
     return None if value is None else int(value)
+
+
+def _syntax_name(header: Dataset) -> str:
+    syntax = getattr(header, "file_meta", Dataset()).get("TransferSyntaxUID", "")
+    return f"TransferSyntaxUID (0002,0010) is {UID(str(syntax)).name or 'absent'}"
 
 
 def _class_name(sop_class: str) -> str:

@@ -115,6 +115,8 @@ def _one_channel(image: Image.Image) -> tuple[NDArray[np.integer], int]:
         return np.asarray(image).astype(np.int32), 16
     if image.mode in ("L", "1", "LA"):
         return np.asarray(image.convert("L")), 8
+    if image.mode == "P":  # a palette may have a transparent colour, which goes before the others
+        image = image.convert("RGBA")
     pixels = np.asarray(image.convert("RGB"))
     # JPEG rounds its channels apart by a level or two; a picture in colour differs by far more.
     spread = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)

@@ -14,10 +14,11 @@ from typing import Any
 
 import gdcm
 import numpy as np
+import pydicom
 import pydicom.config
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -41,7 +42,11 @@ UNCOMPRESSED = (
     DeflatedExplicitVRLittleEndian,
 )
 LOSSLESS = (JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, RLELossless)
-GDCM_NAMES = {JPEGLossless: "JPEGLosslessProcess14", JPEGLosslessSV1: "JPEGLosslessProcess14_1"}
+GDCM_NAMES = {
+    JPEGLossless: "JPEGLosslessProcess14",
+    JPEGLosslessSV1: "JPEGLosslessProcess14_1",
+    JPEG2000Lossless: "JPEG2000Lossless",  # pydicom's encoder takes no fewer than 32 rows and columns
+}
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 IDENTITY = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "SOPInstanceUID": "1.2.3.4.5"}
 
@@ -50,25 +55,29 @@ IDENTITY = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "SOPIns
 HTJ2K_RAMP = {
     0: (
         "|4;u>04YEK0000C0000G00000000000000C0000G0000000000009pH0sl|{2mk^A000XAQUDA90ssL31q1{@0smY86Cj9?kdTm&kdTm"
-        "&kdTmwh=~7W02crOPjF>!N>E53R%LP^FfKASE;BCwkN^q*000012>=2AlfVEb8}bDQbN~Rr024p}6F>kH00{m9hjakO`U3}a0Mp?F2Xp"
-        "|y029Cf6>tCq;4h>50t<8iou#aa0{Z>|$20(~b=?CCbO68r7Nh_HYQO*%h>v(dhQRmBe;!dH`~Z34Apw6_0H2&b;BU{T)`y}pPf`05u^"
-        ">R_R{%famp}gg)&F>-0Tmel=T`v004|yU0d&v+3s_iK|9Ov9rS>2Hc_06AzyEk2R$;|I7S`1`!@gM!76F`qv4Va8|3QEJum67U|9l_+c"
-        "t8C2e;^FPAVe4;!srM+(z<{a7GW&ly#W7b|9;>9f8YOk|9|cPD3h*W?7+GJ|Je"
+        "&kdTmwh=~7W02crOPjF>!N>E53R%LP^FfKASE;BCwkN^q*00001K>z{&lfVEbvGfH8bN~Rr0206e62Jfx0JZ`LbO7W42Xp{C_yY%Y0Kf"
+        "nfzyK9c00iLb+x`KIbO6@C*ji*c0mC!^94X-g3v>X$02aIe0c^kk7RYEME(D2%v+P6>X)zUe_w@&8f&hP)0BC?-G9#<l`jAD?#s=AaCO"
+        "zO3^g@BXmjKcLp$z51Q_xfzy<0oPx=7{#d7?r9eV72i04~-50d_C|3#fKsB@lM03o^EAmkhfE5-aSgOC39`Sld;X)Y-)@WYmRStmyl|5"
+        "wT#q+p&i3glHG^pilvJky<j=#g76~U68S*c2VcjWJHU)2+}Uqz>g4C7leuaz%+O#>4&j`<?Qeu^rKJ#+U4zRce~qlJMFf!-R*Aoc5Sy^"
+        "H2J_do@ig`gk=T7gv?+q^y5+i|Je"
     ),
     1: (
         "|4;u>04YEK0000C0000G00000000000000C0000G000000000000EBy0sl|{2mk^A000XAQUDA90ssL31q1{@0smY86Cj9?kdTm&kdTm"
-        "&kdTmwh=~7W02crOPjF>!N>E53R%LP^FfKASE;BCwkN^q*000012>=2AlfVEb;{5`LbN~Rr024p}6F>kH00{m9hjakO`U3}a0Mp?F2Xp"
-        "|y029Cf6>tCq;4h>50t<8iou#aa0{Z>|$20(~b=?CCbO68r7Nh_HYQO*%h>v(dhQRmBe;!dH`~Z34Apw6_0H2&b;BU{T)`y}pPf`05u^"
-        ">R_R{%famp}gg)&F>-0Tmel=T`v004|yU0d&v+3s_iK|9Ov9rS>2Hc_06AzyEk2R$;|I7S`1`!@gM!76F`qv4Va8|3QEJum67U|9l_+c"
-        "t8C2e;^FPAVe4;!srM+(z<{a7GW&ly#W7b|9;>9f8YOk|9|cPD3h*W?7+GJ|Je"
+        "&kdTmwh=~7W02crOPjF>!N>E53R%LP^FfKASE;BCwkN^q*00001KmY;%lfVEaOacdV006)M62JfwzyK2fwgLxq0OSA%bO1Z}0|#^fzyK"
+        "4#02NRG1mNo1{sD`00M@|RT4Xr^!!!UKDd7VPbO68r7Q6rfY`_2($Y>-k1c`;S>_ic1F%@|C^#^Ez0DqSNXn<ZaBdgf@kVVkO2HAZkJ>"
+        "V4dLV>-P0MY=V4CTU8&{P_|TRX(MNag@}qCx<Dm;k^4F4h16b}#@7sCHo`5O%2xGPY}%47&spE9|OE9XqU8+f|p;*~Kno)P-HF==;DCv"
+        "0%H~v4-x1XczRLPyu$4S~Awfj{;I%kg=t9QRmWRM2orz(k|7&j}TTDgo*yZG<YZJhp~d??C>A-qfi0b<?U>DyW4d;?Y6Vs?QZvWZMR)C"
+        "`M@}yXkY1sWd*{7%wR3_<5B_t*#"
     ),
 }
 
 
 def hu_ramp(rows: int = 16, columns: int = 12) -> NDArray[np.int64]:
-    """Return HU from -1024 to 3071 in no order that a codec could hide an error behind."""
+    """Return HU from -1024 to 3071 in no order that a codec could hide an error behind, with a plausible median."""
     row, column = np.mgrid[:rows, :columns]
-    return (row * 389 + column * 173) % 4096 - 1024
+    hu = (row * 389 + column * 173) % 3000 - 1024
+    hu[-1, -1] = 3071
+    return hu
 
 
 def make_stored(stored: NDArray[np.integer[Any]], **attributes: object) -> Dataset:
@@ -109,7 +118,7 @@ def make_stored(stored: NDArray[np.integer[Any]], **attributes: object) -> Datas
 
 
 def make_ct(hu: NDArray[np.number[Any]], **attributes: object) -> Dataset:
-    """Return a CT slice whose HU are whole: unsigned with RescaleIntercept -1024 unless the attributes say otherwise."""
+    """Return a CT slice of whole HU: unsigned with RescaleIntercept -1024 unless the attributes say otherwise."""
     values: dict[str, Any] = {"RescaleIntercept": -1024, "PixelRepresentation": 0, **attributes}
     intercept = 0 if values["RescaleIntercept"] is None else float(values["RescaleIntercept"])
     stored = np.asarray(hu) - intercept
@@ -187,7 +196,7 @@ def transcode(dataset: Dataset, syntax: UID, **options: object) -> Dataset:
     if syntax == HTJ2KLossless:
         return with_frames(dataset, syntax, [base64.b85decode(HTJ2K_RAMP[dataset.PixelRepresentation])])
     if syntax in GDCM_NAMES:
-        return _transcode_with_gdcm(dataset, GDCM_NAMES[syntax])
+        return with_frames(dataset, syntax, _encode_with_gdcm(dataset, GDCM_NAMES[syntax]))
     dataset.compress(syntax, generate_instance_uid=False, **options)
     return dataset
 
@@ -201,7 +210,7 @@ def with_frames(dataset: Dataset, syntax: UID, frames: Sequence[bytes]) -> Datas
     return dataset
 
 
-def _transcode_with_gdcm(dataset: Dataset, name: str) -> Dataset:
+def _encode_with_gdcm(dataset: Dataset, name: str) -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "before.dcm"), Path(folder, "after.dcm")
         before.write_bytes(to_bytes(dataset))
@@ -220,7 +229,8 @@ def _transcode_with_gdcm(dataset: Dataset, name: str) -> Dataset:
         writer.SetFileName(str(after))
         if not writer.Write():
             raise RuntimeError(f"gdcm cannot write {name}")
-        return pydicom.dcmread(io.BytesIO(after.read_bytes()))
+        encoded = pydicom.dcmread(io.BytesIO(after.read_bytes()))
+        return list(generate_frames(encoded.PixelData, number_of_frames=int(dataset.get("NumberOfFrames") or 1)))
 
 
 def replace_once(content: bytes, old: bytes, new: bytes) -> bytes:

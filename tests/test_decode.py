@@ -1,0 +1,232 @@
+"""From a file to inputs of the network, or to the reason why there is none."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom.data
+import pytest
+from factories import (
+    LOSSLESS,
+    UNCOMPRESSED,
+    hu_ramp,
+    make_ct,
+    make_enhanced_ct,
+    make_stored,
+    to_bytes,
+    transcode,
+    with_frames,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, HTJ2KLossless, RLELossless, SecondaryCaptureImageStorage
+
+from hemoscan.card import BRAIN, RAW, InputSpec
+from hemoscan.decode import DecodeOptions, decode
+from hemoscan.slices import ERROR, OK, SKIPPED, Decoded
+from hemoscan.sources import Entry, Reader
+
+pytestmark = pytest.mark.filterwarnings("ignore:::pydicom")  # a scan ignores them too: they quote values
+
+SMALL = InputSpec(window=BRAIN.window, size=16, scale=BRAIN.scale)
+ENCODED_HERE = [syntax for syntax in (*UNCOMPRESSED, *LOSSLESS) if syntax != HTJ2KLossless]
+SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
+SHIPPED_FILES = sorted(path for path in SHIPPED.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
+
+
+def write(folder: Path, content: bytes | Dataset, name: str = "a") -> Entry:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else to_bytes(content))
+    return Entry(str(path), 12.5)
+
+
+def decode_file(entry: Entry, **options: Any) -> list[Decoded]:
+    with Reader() as reader:
+        return decode(entry, reader, DecodeOptions(**{"spec": SMALL, **options}))
+
+
+def tissue(size: int = 16) -> np.ndarray[Any, Any]:
+    return hu_ramp(size, size) % 71
+
+
+def png(grey: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("syntax", ENCODED_HERE, ids=lambda syntax: syntax.keyword)
+def test_a_ct_slice_is_one_input(tmp_path: Path, syntax: UID):
+    (found,) = decode_file(write(tmp_path, transcode(make_ct(tissue()), syntax)))
+    assert (found.status, found.reason, found.frame, found.notes) == (OK, "", 1, ())
+    assert (found.path, found.folder, found.mtime) == (str(tmp_path / "a"), str(tmp_path), 12.5)
+    assert (found.identity.study_uid, found.identity.instance_number, found.identity.z_mm) == ("1.2.3", 7, 42.5)
+    assert np.array_equal(found.image, tissue())
+
+
+def test_the_card_rules_the_input(tmp_path: Path):
+    entry = write(tmp_path, make_ct(np.full((8, 8), 200)))
+    for spec, expected in [(BRAIN, 70), (RAW, 200), (InputSpec(window=(100, 60), size=5), 130)]:
+        (found,) = decode_file(entry, spec=spec)
+        assert found.image is not None
+        assert found.image.shape == (spec.size, spec.size)
+        assert np.unique(found.image).tolist() == [expected]
+
+
+def test_multi_frame_has_one_for_each_frame(tmp_path: Path):
+    stored = np.stack([tissue(), tissue() + 10, tissue() + 20]).astype("<i2")
+    dataset = make_enhanced_ct(stored, intercepts=[0, -10, -20], positions=[[0, 0, z] for z in (1.0, 2.5, 4.0)])
+    found = decode_file(write(tmp_path, dataset))
+    assert [one.frame for one in found] == [1, 2, 3]
+    assert [one.identity.z_mm for one in found] == [1.0, 2.5, 4.0]
+    assert all(np.array_equal(one.image, tissue()) for one in found)
+
+
+def test_frames_before_a_damaged_one_are_kept(tmp_path: Path):
+    dataset = transcode(make_stored(np.stack([tissue(), tissue() + 1]).astype("<i2")), RLELossless)
+    good, bad = generate_frames(dataset.PixelData, number_of_frames=2)
+    first, second = decode_file(write(tmp_path, with_frames(dataset, RLELossless, [good, bad[:70]])))
+    assert np.array_equal(first.image, tissue())
+    assert (second.status, second.frame, second.image) == (ERROR, 2, None)
+    assert "RLE Lossless" in second.reason
+    assert second.identity.study_uid == "1.2.3"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "status", "words"),
+    [
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, SKIPPED, "LOCALIZER"),
+        ({"Modality": "MR"}, SKIPPED, "Modality (0008,0060) is 'MR'"),
+        ({"SOPClassUID": SecondaryCaptureImageStorage}, SKIPPED, "Secondary Capture"),
+        ({"PixelData": None}, ERROR, "PixelData (7FE0,0010) is absent or incomplete"),
+        ({"PixelData": b"\0" * 20}, ERROR, "Explicit VR Little Endian"),
+        ({"Rows": 0}, ERROR, "Rows (0028,0010) is 0"),
+        ({"RescaleSlope": 0}, ERROR, "RescaleSlope"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_dicom_without_an_input_says_why_and_whose(tmp_path: Path, attributes: dict[str, Any], status: str, words: str):
+    (found,) = decode_file(write(tmp_path, make_ct(tissue(), **attributes)))
+    assert (found.status, found.image) == (status, None)
+    assert words in found.reason
+    assert found.identity.sop_uid == "1.2.3.4.5"
+
+
+def test_12_bit_repair_is_an_option(tmp_path: Path):
+    hu = tissue()
+    hu[:4] = -500
+    entry = write(tmp_path, make_stored((hu & 0xFFF).astype("<u2"), BitsStored=12))
+    (repaired,), (left,) = decode_file(entry), decode_file(entry, repair_12_bit=False)
+    assert repaired.image is not None
+    assert left.image is not None
+    assert (repaired.image[0, 0], left.image[0, 0]) == (0, 70)
+    assert "12-bit values unwrapped" in repaired.notes
+
+
+class TestRaster:
+    def test_a_png_of_the_data_sets_kind(self, tmp_path: Path):
+        grey = tissue().astype(np.uint8)
+        (found,) = decode_file(write(tmp_path, png(grey), "000001.png"))
+        assert np.array_equal(found.image, grey)
+        assert (found.status, found.frame, found.notes) == (OK, 1, ("grey taken as HU",))
+
+    def test_a_declared_window(self, tmp_path: Path):
+        (found,) = decode_file(write(tmp_path, png(np.full((16, 16), 102, np.uint8))), png_window=(40.0, 80.0))
+        assert np.unique(found.image).tolist() == [32]
+        assert found.notes == ("png-window 40,80 declared",)
+
+    def test_a_name_is_not_trusted(self, tmp_path: Path):
+        (found,) = decode_file(write(tmp_path, png(tissue().astype(np.uint8)), "slice.dcm"))
+        assert found.status == OK
+
+    def test_colour_is_skipped(self, tmp_path: Path):
+        picture = np.zeros((16, 16, 3), np.uint8)
+        picture[..., 1] = 200
+        (found,) = decode_file(write(tmp_path, png(picture)))
+        assert (found.status, found.image) == (SKIPPED, None)
+        assert "colour" in found.reason
+
+    def test_a_truncated_png_is_an_error(self, tmp_path: Path):
+        (found,) = decode_file(write(tmp_path, png(tissue().astype(np.uint8))[:60]))
+        assert (found.status, found.image) == (ERROR, None)
+        assert found.reason
+
+
+class TestOtherFiles:
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [(b"", "empty"), (b"id,class\n", "text"), (b"%PDF-1.4", "PDF"), (b"\0\1\2", "unknown")],
+        ids=["empty", "text", "PDF", "bytes"],
+    )
+    def test_they_are_skipped_in_words(self, tmp_path: Path, content: bytes, words: str):
+        (found,) = decode_file(write(tmp_path, content))
+        assert (found.status, found.image) == (SKIPPED, None)
+        assert words in found.reason
+
+    def test_a_missing_file_is_an_error(self, tmp_path: Path):
+        (found,) = decode_file(Entry(str(tmp_path / "gone")))
+        assert found.status == ERROR
+        assert found.reason.startswith("cannot be read")
+
+    @pytest.mark.parametrize(("field", "status"), [("error", ERROR), ("skipped", SKIPPED)])
+    def test_what_the_walk_found_out_is_passed_on(self, field: str, status: str):
+        (found,) = decode_file(Entry("/nowhere/a", **{field: "because"}))
+        assert (found.status, found.reason, found.path, found.folder) == (status, "because", "/nowhere/a", "/nowhere")
+
+    def test_members_of_a_zip(self, tmp_path: Path):
+        inner = io.BytesIO()
+        with zipfile.ZipFile(inner, "w") as archive:
+            archive.writestr("x", "x")
+        path = tmp_path / "a.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("study/slice", to_bytes(make_ct(tissue())))
+            archive.writestr("inner.zip", inner.getvalue())
+        (image,) = decode_file(Entry(f"{path}!study/slice", member="study/slice"))
+        assert np.array_equal(image.image, tissue())
+        assert image.folder == f"{path}!study"
+        (archived,) = decode_file(Entry(f"{path}!inner.zip", member="inner.zip"))
+        assert (archived.status, archived.reason) == (SKIPPED, "an archive within an archive")
+        (gone,) = decode_file(Entry(f"{path}!gone", member="gone"))
+        assert gone.status == ERROR
+
+
+@given(st.integers(0, 900), st.binary(min_size=1, max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_a_damaged_header_never_ends_a_run(tmp_path_factory: pytest.TempPathFactory, position: int, noise: bytes):
+    content = to_bytes(make_ct(tissue()))
+    damaged = content[:position] + noise + content[position + len(noise) :]
+    found = decode_file(write(tmp_path_factory.mktemp("damaged"), damaged))
+    assert found
+    assert all((one.status == OK) == (one.image is not None) == (one.reason == "") for one in found)
+
+
+def holds_a_ct_slice(path: Path) -> bool:
+    """Tell by pydicom alone whether a file is a CT slice."""
+    try:
+        header = pydicom.dcmread(path)
+    except InvalidDicomError:
+        return False
+    return header.get("Modality") == "CT" and "PixelData" in header and "LOCALIZER" not in header.get("ImageType", [])
+
+
+@pytest.mark.parametrize("path", SHIPPED_FILES, ids=lambda path: str(path.relative_to(SHIPPED)))
+def test_every_file_that_pydicom_ships(path: Path):
+    found = decode_file(Entry(str(path)))
+    assert found
+    for one in found:
+        assert one.status in (OK, SKIPPED, ERROR)
+        assert (one.status == OK) == (one.image is not None) == (one.reason == "")
+    assert any(one.image is not None for one in found) == holds_a_ct_slice(path)
+
+
+def test_pydicom_ships_enough_to_mean_something():
+    assert len(SHIPPED_FILES) > 150
+    assert sum(holds_a_ct_slice(path) for path in SHIPPED_FILES) >= 10

@@ -1,0 +1,206 @@
+"""PNG and JPEG to HU: which of the three kinds a picture is, and what then becomes of its grey values."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+from PIL import Image
+from strategies import shapes
+
+from hemoscan.errors import ImageError, NotForModelError
+from hemoscan.raster import guess_window, read_raster
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def head(*, skull: int = 70, brain: int = 32, size: int = 64) -> NDArray[np.uint8]:
+    """Return grey values of a disc of brain, between `brain` - 3 and + 3, within a ring of skull, within air."""
+    row, column = np.mgrid[:size, :size]
+    radius = np.hypot(row - size / 2, column - size / 2)
+    texture = brain - 3 + (row * 5 + column * 3) % 7
+    return np.where(radius < 0.38 * size, texture, np.where(radius < 0.44 * size, skull, 0)).astype(np.uint8)
+
+
+def ramp() -> NDArray[np.uint8]:
+    """Return 0 to 115, as the data set's values are."""
+    return (np.arange(30 * 40) % 116).astype(np.uint8).reshape(30, 40)
+
+
+def as_mode(mode: str) -> Image.Image:
+    grey = Image.fromarray(ramp())
+    if mode in ("LA", "RGBA"):
+        image = grey.convert(mode)
+        image.putalpha(Image.fromarray((np.arange(1200) % 256).astype(np.uint8).reshape(30, 40)))
+        return image
+    if mode == "P":
+        image = Image.fromarray(255 - ramp())
+        image.putpalette([255 - index // 3 for index in range(768)])
+        return image
+    return grey.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA", "P"])
+def test_eight_bits_are_hu_in_every_mode(mode: str):
+    hu, notes = read_raster(encode(as_mode(mode)))
+    assert np.array_equal(hu, ramp())
+    assert hu.dtype == np.float32
+    assert notes == ("grey taken as HU",)
+
+
+@pytest.mark.parametrize("transparency", [3, b"\x00\x80\xff"], ids=["one index", "a table"])
+def test_a_palette_with_transparency(transparency: int | bytes):
+    hu, _ = read_raster(encode(as_mode("P"), transparency=transparency))
+    assert np.array_equal(hu, ramp())
+
+
+def test_one_bit():
+    bits = np.indices((8, 8)).sum(axis=0) % 2 == 1
+    hu, notes = read_raster(encode(Image.fromarray(bits)), (40, 80))
+    assert np.array_equal(hu, np.where(bits, 80, 0))
+    assert notes == ("png-window 40,80 declared",)
+
+
+def test_sixteen_bits_are_hu_plus_1024():
+    values = np.array([[0, 1024, 1064], [1094, 4095, 65535]], np.uint16)
+    hu, notes = read_raster(encode(Image.fromarray(values)))
+    assert np.array_equal(hu, values.astype(float) - 1024)
+    assert notes == ("16-bit grey taken as HU + 1024",)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_jpeg_is_close(mode: str):
+    smooth = np.add.outer(np.arange(40), np.arange(48)).astype(np.uint8)
+    hu, notes = read_raster(encode(Image.fromarray(smooth).convert(mode), "JPEG", quality=95))
+    assert np.abs(hu - smooth).max() <= 3
+    assert notes == ("grey taken as HU",)
+
+
+class TestColour:
+    def test_a_colour_picture_is_skipped(self):
+        pixels = np.zeros((20, 20, 3), np.uint8)
+        pixels[:, :, 0] = 200
+        with pytest.raises(NotForModelError, match="colour"):
+            read_raster(encode(Image.fromarray(pixels)))
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+    def test_a_coloured_mark_on_a_slice_is_enough(self, kind: str):
+        pixels = np.repeat(head()[:, :, None], 3, axis=2)
+        pixels[4:12, 4:12] = (255, 0, 0)
+        with pytest.raises(NotForModelError):
+            read_raster(encode(Image.fromarray(pixels), kind))
+
+    def test_channels_that_differ_by_rounding_are_grey(self):
+        pixels = np.repeat(ramp()[:, :, None], 3, axis=2)
+        pixels[:, :, 2] += 2
+        hu, _ = read_raster(encode(Image.fromarray(pixels)))
+        assert np.abs(hu - ramp()).max() <= 2
+
+
+class TestDeclaredWindow:
+    @pytest.mark.parametrize(("centre", "width"), [(40, 80), (40, 120), (35, 70), (600, 2800), (-20.5, 33)])
+    def test_0_and_255_are_the_windows_ends(self, centre: float, width: float):
+        hu, notes = read_raster(encode(Image.fromarray(np.array([[0, 255, 51]], np.uint8))), (centre, width))
+        assert hu[0].tolist() == pytest.approx([centre - width / 2, centre + width / 2, centre - 0.3 * width], abs=1e-3)
+        assert notes == (f"png-window {centre:g},{width:g} declared",)
+
+    def test_0_and_65535_are_the_windows_ends(self):
+        hu, notes = read_raster(encode(Image.fromarray(np.array([[0, 65535, 13107]], np.uint16))), (40, 80))
+        assert hu[0].tolist() == pytest.approx([0, 80, 16], abs=1e-3)
+        assert notes == ("png-window 40,80 declared",)
+
+    def test_it_comes_before_any_guess(self):
+        hu, _ = read_raster(encode(Image.fromarray(head(skull=255, brain=110))), (40, 120))
+        assert hu.max() == 100
+        assert hu.min() == -20
+
+    @given(npst.arrays(np.uint8, shapes(12)), st.integers(-1000, 1000), st.integers(1, 4000))
+    @settings(max_examples=50, deadline=None)
+    def test_any_window(self, grey: NDArray[np.uint8], centre: int, width: int):
+        hu, _ = read_raster(encode(Image.fromarray(grey)), (centre, width))
+        expected = centre - width / 2 + grey.astype(float) * width / 255
+        assert np.allclose(hu, expected, rtol=1e-5, atol=width * 1e-5 + 1e-3)
+
+
+class TestGuess:
+    @pytest.mark.parametrize("skull", [70, 76, 80, 90, 102, 115, 150, 255])
+    def test_values_that_are_hu(self, skull: int):
+        grey = head(skull=skull)
+        assert guess_window(grey) is None
+        hu, notes = read_raster(encode(Image.fromarray(grey)))
+        assert np.array_equal(hu, grey)
+        assert notes == ("grey taken as HU",)
+
+    @pytest.mark.parametrize(("low", "width"), [(0, 80), (-20, 120)], ids=["40,80", "40,120"])
+    def test_stretched_exports(self, low: int, width: int):
+        brain = round((32 - low) / width * 255)
+        grey = head(skull=255, brain=brain)
+        assert guess_window(grey) == (40, 80)
+        hu, notes = read_raster(encode(Image.fromarray(grey)))
+        assert notes == ("stretched export: window 40,80 guessed",)
+        assert np.allclose(hu, grey / 255 * 80, atol=1e-3)
+
+    def test_a_stretched_40_80_export_gives_the_brains_hu_back(self):
+        hu, _ = read_raster(encode(Image.fromarray(head(skull=255, brain=round(32 / 80 * 255)))))
+        assert abs(hu[32, 32] - 32) < 1.5
+
+    @pytest.mark.parametrize("value", [0, 60, 255])
+    def test_an_even_picture_is_not_stretched(self, value: int):
+        assert guess_window(np.full((20, 20), value, np.uint8)) is None
+
+    def test_a_few_bright_pixels_are_no_skull(self):
+        grey = head(skull=70, brain=100)
+        grey[0, :10] = 255
+        assert guess_window(grey) is None
+
+
+class TestDamage:
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+    @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+    def test_a_truncated_file_is_an_error(self, kind: str, share: float):
+        content = encode(Image.fromarray(np.random.default_rng(3).integers(0, 255, (64, 64), np.uint8)), kind)
+        with pytest.raises(ImageError, match="cannot be decoded"):
+            read_raster(content[: int(share * len(content))])
+
+    @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"], ids=ascii)
+    def test_what_is_no_picture_is_an_error(self, content: bytes):
+        with pytest.raises(ImageError):
+            read_raster(content)
+
+    def test_other_formats_are_not_opened(self):
+        with pytest.raises(ImageError):
+            read_raster(encode(Image.fromarray(ramp()), "TIFF"))
+
+    @pytest.mark.parametrize(("width", "height"), [(9000, 9000), (60000, 60000), (2**31 - 1, 2**31 - 1)], ids=str)
+    def test_a_huge_picture_is_an_error_before_anything_is_allocated(self, width: int, height: int):
+        body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+        chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+        content = b"\x89PNG\r\n\x1a\n" + chunk + encode(Image.fromarray(ramp()))[33:]
+        tracemalloc.start()
+        try:
+            with pytest.raises(ImageError):
+                read_raster(content)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 2**20
+
+    @given(st.binary(max_size=200))
+    @settings(max_examples=50, deadline=None)
+    def test_noise_after_a_signature_never_raises_anything_else(self, noise: bytes):
+        for signature in (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\xff\xd8\xff"):
+            with pytest.raises((ImageError, NotForModelError)):
+                read_raster(signature + noise)
