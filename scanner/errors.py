@@ -27,6 +27,10 @@ class DataError(HemoscanError, ValueError):
     """A training set that is not laid out as expected, or lacks images that its labels name."""
 
 
+class OptionError(HemoscanError, ValueError):
+    """An option's value that is out of its legal range: wrong usage."""
+
+
 class StartError(HemoscanError, RuntimeError):
     """The weights that a training should start from cannot be had."""
 

@@ -157,6 +157,18 @@ def save_weights(classifier: Classifier) -> bytes:
     return safetensors.torch.save(state)
 
 
+def round_weights(classifier: Classifier) -> None:
+    """Round the weights, in place, to those that `save_weights` stores, so that figures are those of what ships."""
+    _load_saved(classifier, save_weights(classifier))
+
+
+def _load_saved(classifier: Classifier, content: bytes) -> tuple[list[str], list[str]]:
+    """Load what `save_weights` returned; return the names that lack and those that are unknown."""
+    state = {name: value.float() for name, value in safetensors.torch.load(content).items()}
+    missing, unexpected = classifier.network.load_state_dict(state, strict=False)
+    return [name for name in missing if not name.endswith("num_batches_tracked")], unexpected
+
+
 def load_classifier(model: Model) -> Classifier:
     """Load a model for inference: float32, evaluation mode, on the CPU.
 
@@ -169,10 +181,9 @@ def load_classifier(model: Model) -> Classifier:
     content = model.read_weights()
     classifier = build_classifier(card.architecture, card.input)
     try:
-        state = {name: value.float() for name, value in safetensors.torch.load(content).items()}
-        missing, unexpected = classifier.network.load_state_dict(state, strict=False)
+        missing, unexpected = _load_saved(classifier, content)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise CardError(f"{model.weights_path}: not weights of {card.architecture}: {error}") from error
-    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+    if missing or unexpected:
         raise CardError(f"{model.weights_path}: not weights of {card.architecture}: names differ")
     return classifier.eval()

@@ -41,7 +41,7 @@ def _counts(labels: NDArray[np.uint8]) -> tuple[int, int]:
 
 def merge_small_groups(groups: NDArray[np.integer], smallest: int = SMALLEST_GROUP) -> NDArray[np.int64]:
     """Return group labels of shape (n,), those of fewer than `smallest` members merged into one, -1."""
-    values, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    values, inverse, counts = np.unique(groups.astype(np.int64), return_inverse=True, return_counts=True)
     return np.where(counts[inverse] >= smallest, values[inverse], -1).astype(np.int64)
 
 

@@ -29,14 +29,14 @@ def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | No
     """
     if not path.is_file():
         return None
+    advice = "remove it or name another --run-dir"
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        known: dict[str, Any] = dict(state["identity"])
     except Exception as error:  # torch.load raises whatever the unpickler met
-        raise TrainingError(
-            f"{path}: checkpoint cannot be read ({error}); remove it or name another --run-dir"
-        ) from error
-    differing = sorted(key for key in identity if state["identity"].get(key) != identity[key])
+        raise TrainingError(f"{path}: checkpoint cannot be read ({type(error).__name__}); {advice}") from error
+    differing = sorted(key for key in identity if known.get(key) != identity[key])
     if differing:
-        now = ", ".join(f"{key} {state['identity'].get(key)!r}, now {identity[key]!r}" for key in differing)
-        raise TrainingError(f"{path}: is of another training ({now}); remove it or name another --run-dir")
+        now = ", ".join(f"{key} {known.get(key)!r}, now {identity[key]!r}" for key in differing)
+        raise TrainingError(f"{path}: is of another training ({now}); {advice}")
     return state

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hemoscan import NOTICE
-from hemoscan.errors import HemoscanError
+from hemoscan.errors import OptionError
 
 
 @click.command()
@@ -81,7 +81,5 @@ def train(**options: Any) -> None:
     click.echo(NOTICE, err=True)
     try:
         run_training(**options)
-    except HemoscanError:
-        raise  # some are ValueErrors too, but not the user's options
-    except ValueError as error:
+    except OptionError as error:
         raise click.UsageError(str(error)) from error

@@ -12,8 +12,9 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from hemoscan.card import read_card
 from hemoscan.devices import pick_device, pick_precision
-from hemoscan.errors import TrainingError
+from hemoscan.errors import OptionError, OutputError, TrainingError
 from hemoscan.outputs import write_atomically
 from hemoscan.trainer.data import Split, default_folder, load_splits
 from hemoscan.trainer.experiments import Experiment, Recipe, parse_experiments, parse_sizes
@@ -39,17 +40,20 @@ def run_training(
 
     Raises
     ------
-    ValueError
+    OptionError
         If an option's value is out of its legal range.
     HemoscanError
         If data, start, training or outputs fail.
     """
-    chosen = parse_experiments(experiments)
-    pairs = parse_sizes(sizes) if sizes else ()
-    recipe = Recipe(epochs=sum(n for _, n in pairs) if pairs else epochs, sizes=pairs, **options)
+    try:
+        chosen = parse_experiments(experiments)
+        pairs = parse_sizes(sizes) if sizes else ()
+        recipe = Recipe(epochs=sum(n for _, n in pairs) if pairs else epochs, sizes=pairs, **options)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
     where = pick_device(device)
     number_format = pick_precision(precision, where)
-    run_folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(run_folder)
     try:
         with FileLock(run_folder / "lock", timeout=0):
             splits = load_splits(
@@ -62,6 +66,13 @@ def run_training(
                 session.run(experiment)
     except Timeout as error:
         raise TrainingError(f"{run_folder}: another training is running there; name another --run-dir") from error
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class _Session:
         write_atomically(self.run_folder / f"{experiment.name}.history.json", lambda file: file.write(history.encode()))
         where = {"device": str(device), "precision": precision}
         card = publish(experiment, recipe, trained, self.splits, self.weights_folder, where=where)
-        click.echo(format_metrics(experiment.name, trained.history[-1]["validation"]))
+        click.echo(format_metrics(experiment.name, read_card(card).metrics))
         click.echo(f"weights and card: {card.with_suffix('.safetensors')}, {card}", err=True)
 
 

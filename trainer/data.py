@@ -104,7 +104,9 @@ def load_splits(
     both = _decode(labelled, images, spec, progress)
     numbers = np.arange(len(both))
     train, held_out = both.take(numbers < len(training)), both.take(numbers >= len(training))
-    return train.take(~_duplicates(train, held_out)), held_out
+    train = train.take(~_duplicates(train, held_out))
+    _check_classes(home, "training", train.labels.tolist())
+    return train, held_out
 
 
 def _label_file(folder: Path) -> Path:
@@ -125,11 +127,17 @@ def _read_labels(home: Path, limit: int | None) -> tuple[list[Label], list[Label
         validation = _read_label_file(validation_file)
     else:
         validation = [row for row in training if row[0].isdigit() and int(row[0]) in VALIDATION_IDS]
-        training = [row for row in training if not (row[0].isdigit() and int(row[0]) in VALIDATION_IDS)]
-    for name, rows in (("training", training), ("validation", validation)):
-        if len({label for _, label in rows[:limit]}) < 2:
-            raise DataError(f"{home}: the {name} split has {len(rows[:limit])} slices; legal: both classes among them")
+    held_out = {name for name, _ in validation}
+    training = [row for row in training if row[0] not in held_out]
+    for split, rows in (("training", training[:limit]), ("validation", validation[:limit])):
+        _check_classes(home, split, [label for _, label in rows])
     return training[:limit], validation[:limit]
+
+
+def _check_classes(home: Path, split: str, labels: Iterable[int]) -> None:
+    found = list(labels)
+    if set(found) != {0, 1}:
+        raise DataError(f"{home}: the {split} split has {len(found)} slices; legal: both classes among them")
 
 
 def _read_label_file(path: Path) -> list[Label]:
@@ -138,13 +146,13 @@ def _read_label_file(path: Path) -> list[Label]:
             reader = csv.DictReader(file)
             if not {"id", "class"} <= set(reader.fieldnames or ()):
                 raise DataError(f"{path}: header {reader.fieldnames}; legal: id,class")
-            rows = [(row["id"], row["class"]) for row in reader]
+            rows = [(reader.line_num, row["id"], row["class"]) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    for line, (name, label) in enumerate(rows, start=2):
+    for line, name, label in rows:
         if not name or label not in ("0", "1"):
             raise DataError(f"{path}, line {line}: id {name!r} has class {label!r}; legal: 0 or 1")
-    return [(name, int(label)) for name, label in rows]
+    return [(name, int(label)) for _, name, label in rows]
 
 
 def _find_images(home: Path) -> dict[str, Reader]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -70,8 +71,8 @@ class Recipe:
     """Pairs (pixels, epochs): the first epochs at fewer pixels. Empty: all at the input's full size."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
-            raise ValueError("legal: 1 epoch or more, batch size of 2 or more, learning rate above 0")
+        if self.epochs < 1 or self.batch_size < 2 or not 0 < self.learning_rate < math.inf:
+            raise ValueError("legal: 1 epoch or more, batch size of 2 or more, learning rate above 0, finite")
         if self.input not in INPUTS:
             raise ValueError(f"input {self.input!r}; legal: {', '.join(INPUTS)}")
         if self.sizes and sum(epochs for _, epochs in self.sizes) != self.epochs:
@@ -108,7 +109,7 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     pairs = []
     for part in text.split(","):
         pixels, colon, epochs = part.partition(":")
-        if not (colon and pixels.strip().isdigit() and epochs.strip().isdigit()):
+        if not (colon and pixels.strip().isdecimal() and epochs.strip().isdecimal()):
             raise ValueError(f"sizes {text!r}; legal: PIXELS:EPOCHS,… such as 128:4,224:1")
         pairs.append((int(pixels), int(epochs)))
     if any(not 32 <= pixels <= 1024 or epochs < 1 for pixels, epochs in pairs):

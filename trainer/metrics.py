@@ -52,7 +52,8 @@ def cross_fitted_flags(scores: NDArray[np.float64], labels: NDArray[np.uint8], s
     flags = np.zeros(len(labels), bool)
     for half in (0, 1):
         other = halves != half
-        flags[~other] = scores[~other] >= best_f1_threshold(scores[other], labels[other])
+        threshold = best_f1_threshold(scores[other], labels[other]) if labels[other].any() else 0.5
+        flags[~other] = scores[~other] >= threshold
     return flags
 
 

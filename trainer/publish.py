@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hemoscan.networks import save_weights
 from hemoscan.outputs import write_atomically
 from hemoscan.trainer.data import Split
 from hemoscan.trainer.experiments import Experiment, Recipe
+from hemoscan.trainer.metrics import measure
 from hemoscan.trainer.train import Trained
 
 NOTICE = (
@@ -38,12 +40,17 @@ def publish(
     refused by its hash, not used by mistake, should the machine die between the two.
     """
     weights = save_weights(trained.classifier)
-    metrics: dict[str, Any] = {"split": "validation", **trained.history[-1]["validation"]}
+    held_out = splits[1]
+    metrics: dict[str, Any] = {
+        "split": "validation",
+        **measure(trained.logits, held_out.labels, held_out.groups),
+    }
     card = Card(
         name=experiment.name,
         architecture=experiment.architecture,
         input=recipe.spec,
-        threshold=round(metrics["threshold"], 6),
+        # Rounded down: the threshold is a positive slice's own score.
+        threshold=math.floor(metrics["threshold"] * 1e6) / 1e6,
         weights=f"{experiment.name}.safetensors",
         sha256=hashlib.sha256(weights).hexdigest(),
         training={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
 from hemoscan.errors import TrainingError
-from hemoscan.networks import Classifier, start_classifier, top_unit
+from hemoscan.networks import Classifier, round_weights, start_classifier, top_unit
 from hemoscan.trainer.balance import class_weights, group_weights, output_bias
 from hemoscan.trainer.checkpoint import load_checkpoint, save_checkpoint
 from hemoscan.trainer.data import Split
@@ -42,6 +43,7 @@ class Trained:
     """A finished training."""
 
     classifier: Classifier
+    """Its weights are rounded to the 16 bits that they ship in."""
     logits: NDArray[np.float32]
     """Of the validation split, shape (n,)."""
     history: list[dict[str, Any]]
@@ -82,6 +84,7 @@ def train(
     training.restore(load_checkpoint(path, training.identity))
     while training.position.epoch < recipe.epochs:
         training.run_epoch(path, progress)
+    round_weights(training.classifier)
     return Trained(training.classifier, training.predict(), training.history)
 
 
@@ -121,7 +124,8 @@ class _Training:
             **recipe.identity(),
             "experiment": experiment.name,
             "precision": precision,
-            "slices": len(self.training),
+            "device": device.type,
+            "samples": hashlib.sha256(repr(self.training.ids).encode() + self.training.labels.tobytes()).hexdigest(),
         }
 
     def run_epoch(self, path: Path, progress: Progress) -> None:
@@ -181,6 +185,7 @@ class _Training:
         content = {
             "identity": self.identity,
             "position": asdict(self.position),
+            "size": self.recipe.size_of(self.position.epoch) if self.position.step else None,
             "history": self.history,
             "network": self.classifier.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -189,9 +194,17 @@ class _Training:
         save_checkpoint(path, content)
 
     def restore(self, content: dict[str, Any] | None) -> None:
-        """Go back to where a checkpoint was written; stay at the start if there is none."""
+        """Go back to where a checkpoint was written; stay at the start if there is none.
+
+        Epochs may be added to a training, and sizes with them, but not taken away or changed.
+        """
         if content is None:
             return
+        done = [record["size"] for record in content["history"]] + [content["size"]] * bool(content["size"])
+        asked = [self.recipe.size_of(epoch) for epoch in range(self.recipe.epochs)]
+        if done != asked[: len(done)]:
+            text = f"checkpoint has epochs of {done} pixels, asked for are {asked}"
+            raise TrainingError(f"{text}; remove it or name another --run-dir")
         self.position = Position(**content["position"])
         self.history = content["history"]
         self.classifier.network.load_state_dict(content["network"])
@@ -201,12 +214,16 @@ class _Training:
 
 def _rng_state(device: torch.device) -> Tensor:
     """Return the state of the generator that dropout draws from."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
 
 
 def _set_rng_state(device: torch.device, state: Tensor) -> None:
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
     else:
         torch.set_rng_state(state)
 

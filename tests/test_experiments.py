@@ -1,0 +1,132 @@
+"""The eight experiments, the recipe's legal values, and how options are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hemoscan.card import BRAIN, RAW
+from hemoscan.trainer.experiments import Experiment, Recipe, parse_experiments, parse_sizes
+
+EIGHT = [
+    ("densenet-base", "densenet121", False, False),
+    ("densenet-weight", "densenet121", True, False),
+    ("densenet-bias", "densenet121", False, True),
+    ("densenet-weight-bias", "densenet121", True, True),
+    ("resnet-base", "resnet101", False, False),
+    ("resnet-weight", "resnet101", True, False),
+    ("resnet-bias", "resnet101", False, True),
+    ("resnet-weight-bias", "resnet101", True, True),
+]
+
+
+@pytest.mark.parametrize(("name", "architecture", "class_weight", "output_bias"), EIGHT)
+def test_a_name_says_network_and_variant(name: str, architecture: str, class_weight: bool, output_bias: bool):
+    experiment = Experiment(name)
+    assert experiment.architecture == architecture
+    assert experiment.class_weight is class_weight
+    assert experiment.output_bias is output_bias
+
+
+def test_all_are_the_eight():
+    assert [experiment.name for experiment in parse_experiments("all")] == [name for name, *_ in EIGHT]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("resnet-base", ["resnet-base"]),
+        ("resnet-base,densenet-bias", ["resnet-base", "densenet-bias"]),
+        (" resnet-base , densenet-bias ", ["resnet-base", "densenet-bias"]),
+        ("densenet-bias,resnet-base,densenet-bias", ["densenet-bias", "resnet-base"]),
+    ],
+)
+def test_experiments_are_read_in_order_each_once(text: str, names: list[str]):
+    assert [experiment.name for experiment in parse_experiments(text)] == names
+
+
+@pytest.mark.parametrize(
+    "text", ["", "densenet", "densenet-base,", "vgg-base", "densenet-bias-weight", "DENSENET-BASE"]
+)
+def test_other_names_are_refused_with_the_legal_ones(text: str):
+    with pytest.raises(ValueError, match=r"legal: densenet-base, .*resnet-weight-bias, all"):
+        parse_experiments(text)
+
+
+def test_the_defaults_are_the_reports():
+    recipe = Recipe()
+    assert (recipe.epochs, recipe.learning_rate, recipe.batch_size, recipe.init) == (7, 5e-4, 32, "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"epochs": 0}, "legal: 1 epoch or more"),
+        ({"batch_size": 1}, "legal: .*batch size of 2 or more"),
+        ({"learning_rate": 0.0}, "legal: .*learning rate above 0"),
+        ({"learning_rate": -1e-3}, "legal: .*learning rate above 0"),
+        ({"learning_rate": float("nan")}, "legal: .*learning rate above 0"),
+        ({"learning_rate": float("inf")}, "legal: .*learning rate above 0"),
+        ({"input": "bone"}, "input 'bone'; legal: brain, raw"),
+        ({"epochs": 3, "sizes": ((128, 1), (224, 1))}, "sizes .*do not add up to 3 epochs"),
+    ],
+)
+def test_a_recipe_out_of_range_is_refused_with_the_legal_values(values: dict[str, Any], named: str):
+    with pytest.raises(ValueError, match=named):
+        Recipe(**values)
+
+
+@pytest.mark.parametrize(("name", "spec"), [("brain", BRAIN), ("raw", RAW)])
+def test_the_input_is_named(name: str, spec: object):
+    assert Recipe(input=name).spec == spec
+
+
+@pytest.mark.parametrize(
+    ("sizes", "epochs", "expected"),
+    [
+        ((), 2, [224, 224]),
+        (((112, 2), (160, 1), (224, 1)), 4, [112, 112, 160, 224]),
+        (((32, 3),), 3, [32, 32, 32]),
+    ],
+)
+def test_the_size_of_each_epoch(sizes: tuple[tuple[int, int], ...], epochs: int, expected: list[int]):
+    recipe = Recipe(epochs=epochs, sizes=sizes)
+    assert [recipe.size_of(epoch) for epoch in range(epochs)] == expected
+
+
+def test_the_identity_is_everything_but_the_length():
+    base = Recipe().identity()
+    changed = {
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "seed": 1,
+        "init": "scratch",
+        "input": "raw",
+        "reweigh_groups": True,
+    }
+    assert set(changed) <= set(base)
+    for key, value in changed.items():
+        assert Recipe(**{key: value}).identity() == {**base, key: value}  # type: ignore[arg-type]
+    assert Recipe(epochs=9).identity() == base
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("224:1", ((224, 1),)),
+        ("112:3,224:1", ((112, 3), (224, 1))),
+        (" 112 : 3 , 224 : 1 ", ((112, 3), (224, 1))),
+        ("32:1,1024:1", ((32, 1), (1024, 1))),
+    ],
+)
+def test_sizes_are_read(text: str, pairs: tuple[tuple[int, int], ...]):
+    assert parse_sizes(text) == pairs
+
+
+@pytest.mark.parametrize(
+    "text", ["", "112", "112:", ":3", "112:3,", "112:3:1", "a:b", "-112:3", "112:0", "31:1", "1025:1", "1e2:1", "²:1"]
+)
+def test_sizes_in_another_form_are_refused_with_the_legal_one(text: str):
+    with pytest.raises(ValueError, match="legal: "):
+        parse_sizes(text)
