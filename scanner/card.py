@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hemoscan.errors import CardError
+from hemoscan.errors import CardError, OptionError
 
 CARD_FORMAT = 1
 ARCHITECTURES = {"densenet": "densenet121", "resnet": "resnet101"}
@@ -21,6 +22,15 @@ VARIANTS = ("base", "weight", "bias", "weight-bias")
 MODEL_NAMES = tuple(f"{family}-{variant}" for family in ARCHITECTURES for variant in VARIANTS)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _numbers(values: object, count: int) -> bool:
+    """Tell whether these are `count` finite numbers, as they should be after reading JSON."""
+    return (
+        isinstance(values, tuple)
+        and len(values) == count
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    )
 
 
 @dataclass(frozen=True)
@@ -43,15 +53,21 @@ class InputSpec:
     """Divided by, per channel."""
 
     def __post_init__(self) -> None:
+        if not _numbers(self.window, 2):
+            raise CardError(f"input window {self.window!r}; legal: within 0 to 255, as centre and width in HU")
         low, high = self.limits
         if not 0 <= low < high <= 255:
             raise CardError(
                 f"input window {self.window} spans {low:g} to {high:g} HU; legal: within 0 to 255, not empty"
             )
-        if not 1 <= self.size <= 4096:
-            raise CardError(f"input size {self.size}; legal: 1 to 4096")
-        if self.scale <= 0 or min(self.std) <= 0:
-            raise CardError(f"input scale {self.scale} and std {self.std}; legal: above 0")
+        if not isinstance(self.size, int) or not 1 <= self.size <= 4096:
+            raise CardError(f"input size {self.size!r}; legal: 1 to 4096")
+        if not _numbers((self.scale,), 1) or self.scale <= 0:
+            raise CardError(f"input scale {self.scale!r}; legal: above 0")
+        if not _numbers(self.std, 3) or min(self.std) <= 0:
+            raise CardError(f"input std {self.std!r}; legal: above 0, three of them")
+        if not _numbers(self.mean, 3):
+            raise CardError(f"input mean {self.mean!r}; legal: three numbers")
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -93,9 +109,9 @@ class Card:
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES.values():
             raise CardError(f"architecture {self.architecture!r}; legal: {', '.join(ARCHITECTURES.values())}")
-        if not 0 <= self.threshold <= 1:
-            raise CardError(f"threshold {self.threshold}; legal: 0 to 1")
-        if Path(self.weights).name != self.weights:
+        if not _numbers((self.threshold,), 1) or not 0 <= self.threshold <= 1:
+            raise CardError(f"threshold {self.threshold!r}; legal: 0 to 1")
+        if not isinstance(self.weights, str) or Path(self.weights).name != self.weights or self.weights in ("", ".."):
             raise CardError(f"weights {self.weights!r}; legal: a file name without folders")
 
     def to_json(self) -> str:
@@ -188,14 +204,16 @@ def find_model(name: str, folder: Path | None = None) -> Model:
 
     Raises
     ------
+    OptionError
+        If the name is none of them.
     CardError
-        If there is no such model, or one without weights; the text says how to come by it.
+        If the model has no weights; the text says how to come by them.
     """
     if name.endswith(".json"):
         path = Path(name)
         return Model(read_card(path), path.parent)
     if name not in MODEL_NAMES:
-        raise CardError(f"model {name!r}; legal: {', '.join(MODEL_NAMES)}, or the path of a card (.json)")
+        raise OptionError(f"model {name!r}; legal: {', '.join(MODEL_NAMES)}, or the path of a card (.json)")
     folder = folder or builtin_folder()
     path = folder / f"{name}.json"
     if not path.is_file():

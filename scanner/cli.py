@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 import signal
 import sys
 import warnings
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from hemoscan import NOTICE, __version__
-from hemoscan.errors import HemoscanError
+from hemoscan.errors import HemoscanError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from hemoscan.card import Model
@@ -32,6 +33,13 @@ class LazyGroup(click.Group):
     """A group whose commands live in modules that are imported when they are called."""
 
     lazy = {"train": "hemoscan.trainer.cli:train"}  # noqa: RUF012 - read only
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a wrong option that only the command can tell is wrong usage like any other."""
+        try:
+            return super().invoke(ctx)
+        except OptionError as error:
+            raise click.UsageError(str(error)) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
@@ -99,6 +107,13 @@ def _quiet_libraries() -> None:
     warnings.filterwarnings("ignore", module=r"hemoscan(\.|$)")
 
 
+def check_finite(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+    """Refuse NaN, which click's ranges let through."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not in the range 0<=x<=1.")
+    return value
+
+
 def parse_window(text: str) -> tuple[float, float]:
     """Read `C,W`, centre and width in HU; fail with the legal form."""
     try:
@@ -140,7 +155,10 @@ def parse_window(text: str) -> tuple[float, float]:
     "-j", "--workers", type=click.IntRange(1, 256), help="Threads that read and decode.  [default: one a core, 2 to 16]"
 )
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="Probability from which a slice is flagged.  [default: the card's]"
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    callback=check_finite,
+    help="Probability from which a slice is flagged.  [default: the card's]",
 )
 @click.option(
     "--window", type=parse_window, metavar="C,W", help="Clip HU to this window instead of the card's: for experiments."
@@ -196,10 +214,16 @@ def _settings(model: Model, device_type: str, options: dict[str, Any]) -> ScanOp
 
     from hemoscan.decode import DecodeOptions  # noqa: PLC0415
     from hemoscan.engine import DEFAULT_BATCH_SIZE  # noqa: PLC0415
+    from hemoscan.errors import CardError  # noqa: PLC0415
     from hemoscan.machine import usable_cores  # noqa: PLC0415
     from hemoscan.scan import ScanOptions  # noqa: PLC0415
 
-    spec = model.card.input if options["window"] is None else replace(model.card.input, window=options["window"])
+    spec = model.card.input
+    if options["window"] is not None:
+        try:
+            spec = replace(spec, window=options["window"])
+        except CardError as error:
+            raise OptionError(f"--window: {error}") from error
     threshold = options["threshold"]
     return ScanOptions(
         decoding=DecodeOptions(spec, options["png_window"], options["repair_12bit"]),
@@ -299,5 +323,9 @@ def phantom(folder: Path, bleed: str, slices: int, seed: int) -> None:
     """
     from hemoscan.phantom import write_phantom  # noqa: PLC0415
 
-    bleeding = write_phantom(folder, bleed, slices=slices, seed=seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        bleeding = write_phantom(folder, bleed, slices=slices, seed=seed)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
     click.echo(f"{slices} slices in {folder}, {bleeding} with blood ({bleed})", err=True)

@@ -80,6 +80,8 @@ def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> lis
         return [replace(blank, status=SKIPPED, reason=str(error))]
     except ImageError as error:
         return [replace(blank, status=ERROR, reason=str(error))]
+    except Exception as error:  # a file must never end the run, whatever a header holds
+        return [replace(blank, status=ERROR, reason=f"header cannot be read: {type(error).__name__}")]
     return [_decode_frame(header, index, blank, options) for index in range(frames)]
 
 
@@ -88,5 +90,5 @@ def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOp
         return _ready(blank, read_frame(header, index, repair_12_bit=options.repair_12_bit), options.spec)
     except ImageError as error:
         return replace(blank, frame=index + 1, status=ERROR, reason=str(error))
-    except Exception as error:  # a file must never end the run, whatever a header holds
+    except Exception as error:  # as above
         return replace(blank, frame=index + 1, status=ERROR, reason=f"cannot be read: {type(error).__name__}")

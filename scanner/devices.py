@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hemoscan.errors import DeviceError
+from hemoscan.errors import DeviceError, OptionError
 from hemoscan.machine import cpu_computes_bf16
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -15,15 +15,17 @@ def pick_device(name: str) -> torch.device:
 
     Raises
     ------
+    OptionError
+        If the name is none of auto, cpu, cuda, cuda:N, mps.
     DeviceError
-        If the name is none of auto, cpu, cuda, cuda:N, mps, or this machine lacks the device.
+        If this machine lacks the device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f"device {name!r}; legal: auto, cpu, cuda, cuda:N, mps") from error
+        raise OptionError(f"device {name!r}; legal: auto, cpu, cuda, cuda:N, mps") from error
     available = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),

@@ -114,8 +114,8 @@ def _check_is_slice(header: Dataset) -> None:
     found = NOT_SLICES.intersection(kinds)
     if found:
         raise NotForModelError(f"ImageType (0008,0008) has {sorted(found)[0]}: not an axial slice")
-    samples, photometric = header.get("SamplesPerPixel", 1), _string(header, "PhotometricInterpretation")
-    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2", ""):
+    samples, photometric = _integer(header, "SamplesPerPixel"), _string(header, "PhotometricInterpretation")
+    if samples not in (1, None) or photometric not in ("MONOCHROME1", "MONOCHROME2", ""):
         raise NotForModelError(
             f"PhotometricInterpretation (0028,0004) is {photometric!r} with {samples} samples; "
             "legal: MONOCHROME1, MONOCHROME2"
@@ -130,16 +130,21 @@ def count_frames(header: Dataset) -> int:
     ImageError
         If a size is absent or out of its legal range; the text names the tag.
     """
-    for keyword, tag in (("Rows", "0028,0010"), ("Columns", "0028,0011")):
-        value = _integer(header, keyword)
-        if value is None or not 1 <= value <= 65535:
-            raise ImageError(f"{keyword} ({tag}) is {header.get(keyword)}; legal: 1 to 65535")
-    if header.Rows * header.Columns > MAX_PIXELS:
-        raise ImageError(f"{header.Rows} x {header.Columns} pixels; legal: up to {MAX_PIXELS} in all")
+    rows, columns = _size(header, "Rows", "0028,0010"), _size(header, "Columns", "0028,0011")
+    if rows * columns > MAX_PIXELS:
+        raise ImageError(f"{rows} x {columns} pixels; legal: up to {MAX_PIXELS} in all")
     frames = _integer(header, "NumberOfFrames") or 1  # PS3.5 7.4: an empty value says nothing
     if not 1 <= frames <= MAX_FRAMES:
         raise ImageError(f"NumberOfFrames (0028,0008) is {frames}; legal: 1 to {MAX_FRAMES}")
     return frames
+
+
+def _size(header: Dataset, keyword: str, tag: str) -> int:
+    values = _values(header, keyword)
+    if len(values) != 1 or not isinstance(values[0], int) or not 1 <= values[0] <= 65535:
+        found = "\\".join(str(value) for value in values) or "absent"
+        raise ImageError(f"{keyword} ({tag}) is {found}; legal: 1 to 65535")
+    return values[0]
 
 
 def read_frame(header: Dataset, index: int = 0, *, repair_12_bit: bool = True) -> HUFrame:
@@ -342,7 +347,7 @@ def referenced_files(path: Path) -> list[list[str]]:
     if "DirectoryRecordSequence" not in header:
         raise ImageError("DICOMDIR without DirectoryRecordSequence (0004,1220)")
     found = (_values(record, "ReferencedFileID") for record in header.DirectoryRecordSequence)
-    return [[str(part) for part in parts] for parts in found if parts and ".." not in parts]
+    return [[str(part) for part in parts] for parts in found if parts]
 
 
 def _values(header: Dataset, keyword: str) -> list[Any]:

@@ -29,5 +29,5 @@ class TorchEngine:
     @torch.inference_mode()
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return probabilities of hemorrhage, of shape (n,), for inputs of shape (n, size, size)."""
-        logits = self._classifier(torch.from_numpy(images).to(self._device))
-        return torch.sigmoid(logits.double()).cpu().numpy()
+        logits = self._classifier(torch.from_numpy(images).to(self._device)).cpu()  # Apple GPUs have no float64
+        return torch.sigmoid(logits.double()).numpy()

@@ -54,6 +54,8 @@ class Results:
 
     def __init__(self, output: Path) -> None:
         """Check that the output can be written, before hours of work; raises OutputError if not."""
+        if output.is_dir() or not output.name:
+            raise OutputError(f"{str(output)!r}: cannot be written: is a folder")
         self.slices_path = output
         self.studies_path = output.with_suffix(".studies.csv")
         self.record_path = output.with_suffix(".run.json")
@@ -65,8 +67,6 @@ class Results:
                 pass
         except OSError as error:
             raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
-        if output.is_dir():
-            raise OutputError(f"{output}: cannot be written: is a folder")
         self._spool.write(_line(SLICE_COLUMNS))
 
     def __enter__(self) -> Results:
@@ -74,6 +74,11 @@ class Results:
 
     def __exit__(self, *_: object) -> None:
         self._spool.close()
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Absolute paths of the three files."""
+        return frozenset(str(path.absolute()) for path in (self.slices_path, self.studies_path, self.record_path))
 
     @property
     def studies(self) -> list[Study]:
@@ -140,8 +145,9 @@ def _study_cells(rank: int, study: Study) -> tuple[object, ...]:
 
 def _line(cells: tuple[object, ...]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return _encode(text.getvalue())
+    # csv quotes what is part of the line's end: a carriage return in a file's name has to be quoted, too.
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return _encode(text.getvalue().removesuffix("\r\n") + "\n")
 
 
 def _encode(text: str) -> bytes:

@@ -113,7 +113,7 @@ def scan(job: Job, results: Results, progress: Callable[[Report], None] = lambda
         results.publish(run_record(report, job, state=state))
 
     try:
-        for row in _rows(job, report):
+        for row in _rows(job, report, results.paths):
             results.add(row)
             report.add(row)
             progress(report)
@@ -127,10 +127,12 @@ def scan(job: Job, results: Results, progress: Callable[[Report], None] = lambda
     return report
 
 
-def _rows(job: Job, report: Report) -> Iterator[Row]:
+def _rows(job: Job, report: Report, own: frozenset[str]) -> Iterator[Row]:
+    """Yield the rows of what is found, but for the scan's own outputs, which may lie in a scanned folder."""
     options = job.options
     with Reader() as reader:
-        entries = itertools.islice(_counted(find_entries(job.paths), report), options.limit)
+        found = (entry for entry in find_entries(job.paths) if entry.path not in own)
+        entries = itertools.islice(_counted(found, report), options.limit)
         for batch in _batches(_decoded(entries, reader, options), options.batch_size):
             yield from _score(batch, job)
 

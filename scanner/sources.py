@@ -38,6 +38,8 @@ class Entry:
     """Why it is not looked into, if so: its row is `skipped`."""
     member: str | None = None
     """Name within the zip, if it is a member of one."""
+    position: int | None = None
+    """Of the member in the zip's directory, since two members may have one name; None: found by name."""
 
     @property
     def file(self) -> str:
@@ -55,77 +57,108 @@ class Entry:
 def find_entries(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Entry]:
     """Yield every file under the paths.
 
-    A path that is, or lies within, another of the paths is not walked twice. Links are followed, a folder that was
+    A path that is, or lies within, another of the paths is not walked twice. Links are followed; a folder that was
     already entered through another is not entered again.
     """
     roots = _outermost([os.path.abspath(path) for path in paths])  # noqa: PTH100 - links stay as found
-    entered: set[tuple[int, int]] = set()
+    walk = _Walk(roots)
     for root in roots:
-        yield from _find(root, entered, named=True)
+        yield from walk.find(root)
 
 
 def _outermost(roots: list[str]) -> list[str]:
     unique = list(dict.fromkeys(roots))
-    return [root for root in unique if not any(root.startswith(other.rstrip(os.sep) + os.sep) for other in unique)]
+    return [root for root in unique if not any(_within(root, other) and root != other for other in unique)]
 
 
-def _find(path: str, entered: set[tuple[int, int]], *, named: bool = False) -> Iterator[Entry]:
-    """Yield what is at a path; `named` if the user named it, so that a DICOMDIR stands for the files it refers to."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - of millions of files, without a Path each
-    except OSError as error:
-        yield Entry(path, error=f"cannot be read: {error.strerror}")
-        return
-    if stat.S_ISDIR(status.st_mode):
-        yield from _find_in_folder(path, (status.st_dev, status.st_ino), entered)
-    elif not stat.S_ISREG(status.st_mode):
-        yield Entry(path, status.st_mtime, skipped="not a regular file")
-    elif status.st_size > MAX_FILE_BYTES:
-        yield Entry(path, status.st_mtime, error=f"{status.st_size} bytes; legal: up to {MAX_FILE_BYTES}")
-    else:
-        yield from _find_in_file(Entry(path, status.st_mtime), named=named)
+def _within(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
-def _find_in_folder(path: str, identity: tuple[int, int], entered: set[tuple[int, int]]) -> Iterator[Entry]:
-    if identity in entered:
-        yield Entry(path, skipped="a folder that was already entered by another path")
-        return
-    entered.add(identity)
-    try:
-        names = sorted(os.listdir(path))  # noqa: PTH208 - names suffice
-    except OSError as error:
-        yield Entry(path, error=f"folder cannot be listed: {error.strerror}")
-        return
-    for name in names:
-        yield from _find(os.path.join(path, name), entered)  # noqa: PTH118
+class _Walk:
+    """One walk over the roots of a run."""
 
+    def __init__(self, roots: list[str]) -> None:
+        self._roots = roots
+        self._entered: set[tuple[int, int]] = set()
 
-def _find_in_file(entry: Entry, *, named: bool) -> Iterator[Entry]:
-    try:
-        with Path(entry.path).open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError as error:
-        yield Entry(entry.path, entry.mtime, error=f"cannot be read: {error.strerror}")
-        return
-    if sniff(head) == ZIP:
-        yield from _find_in_zip(entry)
-    elif Path(entry.path).name.upper() == "DICOMDIR":
-        yield from _find_by_dicomdir(entry, only_missing=not named)
-    else:
-        yield entry
+    def find(self, path: str) -> Iterator[Entry]:
+        """Yield what is at a path."""
+        try:
+            status = os.stat(path)  # noqa: PTH116 - of millions of files, without a Path each
+        except OSError as error:
+            yield Entry(path, error=f"cannot be read: {error.strerror}")
+            return
+        if stat.S_ISDIR(status.st_mode):
+            yield from self._find_in_folder(path, (status.st_dev, status.st_ino))
+        elif not stat.S_ISREG(status.st_mode):
+            yield Entry(path, status.st_mtime, skipped="not a regular file")
+        elif status.st_size > MAX_FILE_BYTES:
+            yield Entry(path, status.st_mtime, error=f"{status.st_size} bytes; legal: up to {MAX_FILE_BYTES}")
+        else:
+            yield from self._find_in_file(Entry(path, status.st_mtime))
+
+    def _find_in_folder(self, path: str, identity: tuple[int, int]) -> Iterator[Entry]:
+        if identity in self._entered:
+            yield Entry(path, skipped="a folder that was already entered by another path")
+            return
+        self._entered.add(identity)
+        try:
+            names = sorted(os.listdir(path))  # noqa: PTH208 - names suffice
+        except OSError as error:
+            yield Entry(path, error=f"folder cannot be listed: {error.strerror}")
+            return
+        for name in names:
+            yield from self.find(os.path.join(path, name))  # noqa: PTH118
+
+    def _find_in_file(self, entry: Entry) -> Iterator[Entry]:
+        try:
+            with Path(entry.path).open("rb") as file:
+                head = file.read(HEAD_BYTES)
+        except OSError as error:
+            yield Entry(entry.path, entry.mtime, error=f"cannot be read: {error.strerror}")
+            return
+        if sniff(head) == ZIP:
+            yield from _find_in_zip(entry)
+        elif Path(entry.path).name.upper() == "DICOMDIR":
+            yield from self._find_by_dicomdir(entry)
+        else:
+            yield entry
+
+    def _find_by_dicomdir(self, entry: Entry) -> Iterator[Entry]:
+        """Yield the files that a DICOMDIR refers to (DICOM PS3.10, 8; PS3.3, F.3).
+
+        Those that the walk meets anyway are left to it; those that are missing are news.
+        """
+        from hemoscan.dicom import referenced_files  # noqa: PLC0415 - few runs meet a DICOMDIR
+
+        home = Path(entry.path).parent
+        try:
+            found = referenced_files(Path(entry.path))
+        except (ImageError, OSError) as error:
+            yield Entry(entry.path, entry.mtime, error=str(error))
+            return
+        yield Entry(entry.path, entry.mtime, skipped="a DICOMDIR: its files have their own rows")
+        for names in found:
+            path = str(home.joinpath(*names))
+            if any(name in ("", "..") or "/" in name or os.sep in name for name in names):
+                yield Entry(path, error="DICOMDIR refers to a file outside its folder: not followed")
+            elif not (any(_within(path, root) for root in self._roots) and Path(path).exists()):
+                yield from self.find(path)
 
 
 def _find_in_zip(entry: Entry) -> Iterator[Entry]:
     try:
         with zipfile.ZipFile(entry.path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+            members = [(i, member) for i, member in enumerate(archive.infolist()) if not member.is_dir()]
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         yield Entry(entry.path, entry.mtime, error=f"zip cannot be read: {error}")
         return
     if not members:
         yield Entry(entry.path, entry.mtime, skipped="an empty zip")
-    for member in members:
-        yield Entry(f"{entry.path}!{member.filename}", entry.mtime, _forbidden(member), None, member.filename)
+    for i, member in members:
+        path = f"{entry.path}!{member.filename}"
+        yield Entry(path, entry.mtime, _forbidden(member), member=member.filename, position=i)
 
 
 def _forbidden(member: zipfile.ZipInfo) -> str | None:
@@ -138,26 +171,6 @@ def _forbidden(member: zipfile.ZipInfo) -> str | None:
         growth = f"{member.compress_size} to {member.file_size} bytes"
         return f"zip member grows from {growth}; legal: up to {MAX_ZIP_RATIO} times"
     return None
-
-
-def _find_by_dicomdir(entry: Entry, *, only_missing: bool) -> Iterator[Entry]:
-    """Yield the files that a DICOMDIR refers to (DICOM PS3.10, 8; PS3.3, F.3).
-
-    In a folder that is walked anyway only those that are missing are news.
-    """
-    from hemoscan.dicom import referenced_files  # noqa: PLC0415 - few runs meet a DICOMDIR
-
-    home = Path(entry.path).parent
-    try:
-        found = referenced_files(Path(entry.path))
-    except ImageError as error:
-        yield Entry(entry.path, entry.mtime, error=str(error))
-        return
-    yield Entry(entry.path, entry.mtime, skipped="a DICOMDIR: its files have their own rows")
-    for names in found:
-        path = home.joinpath(*names)
-        if not (only_missing and path.exists()):
-            yield from _find(str(path), set())
 
 
 class Reader:
@@ -191,4 +204,5 @@ class Reader:
                 self.__exit__()
                 self._archive = zipfile.ZipFile(entry.file)
             # Python keeps the archive's file open until the last of its members is closed.
-            return self._archive.open(entry.member)
+            members = self._archive.infolist()
+            return self._archive.open(entry.member if entry.position is None else members[entry.position])

@@ -12,8 +12,10 @@ FOLDERS = {"scanner": "hemoscan", "trainer": "hemoscan/trainer", "weights": "hem
 
 def main(wheel: Path) -> int:
     root = Path(__file__).parents[1]
-    tracked = subprocess.run(["git", "ls-files", *FOLDERS], cwd=root, check=True, capture_output=True, text=True)  # noqa: S603, S607
-    expected = {f"{FOLDERS[folder]}/{rest}" for folder, _, rest in (line.partition("/") for line in tracked.stdout.split())}
+    command = ["git", "ls-files", *FOLDERS]
+    tracked = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.split()  # noqa: S603
+    parts = [line.partition("/") for line in tracked]
+    expected = {f"{FOLDERS[folder]}/{rest}" for folder, _, rest in parts}
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     for name in sorted(expected - found):

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from hemoscan import NOTICE
-from hemoscan.errors import OptionError
 
 
 @click.command()
@@ -79,7 +78,4 @@ def train(**options: Any) -> None:
     from hemoscan.trainer.command import run_training  # noqa: PLC0415
 
     click.echo(NOTICE, err=True)
-    try:
-        run_training(**options)
-    except OptionError as error:
-        raise click.UsageError(str(error)) from error
+    run_training(**options)

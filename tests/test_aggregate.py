@@ -1,0 +1,122 @@
+"""From slices to the worklist."""
+
+from __future__ import annotations
+
+import pytest
+
+from hemoscan.aggregate import Study, Worklist
+from hemoscan.slices import Decoded, Identity, Row
+
+
+def row(
+    name: str, probability: float | None = None, *, uid: str = "", status: str = "ok", frame: int | None = None
+) -> Row:
+    """Return a row of a file `folder/name`, flagged from 0.5."""
+    folder = name.rpartition("/")[0]
+    decoded = Decoded(f"/{name}", f"/{folder}", None, frame, Identity(study_uid=uid), status=status)
+    return Row(decoded, probability, None if probability is None else probability >= 0.5, "densenet-bias")
+
+
+def ranked(*rows: Row) -> list[Study]:
+    worklist = Worklist()
+    for item in rows:
+        worklist.add(item)
+    return list(worklist.ranked())
+
+
+def test_the_highest_score_of_a_slice_ranks_the_study():
+    studies = ranked(
+        row("a/1", 0.4, uid="a"),
+        row("b/1", 0.1, uid="b"),
+        row("a/2", 0.3, uid="a"),
+        row("b/2", 0.9, uid="b"),
+        row("c/1", 0.6, uid="c"),
+    )
+    assert [(study.uid, study.score) for study in studies] == [("b", 0.9), ("c", 0.6), ("a", 0.4)]
+
+
+def test_studies_of_one_score_stand_in_the_order_of_their_uids():
+    rows = [row("a/1", 0.4, uid="2.10"), row("b/1", 0.4, uid="2.9"), row("c/1", 0.4, uid="1")]
+    assert [study.uid for study in ranked(*rows)] == [study.uid for study in ranked(*reversed(rows))]
+
+
+def test_a_study_of_score_zero_stands_before_one_without_score():
+    studies = ranked(row("a/1", uid="a", status="error"), row("b/1", 0.0, uid="b"))
+    assert [(study.uid, study.score) for study in studies] == [("b", 0.0), ("a", None)]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "flagged"), [((0.1, 0.49), 0), ((0.5,), 1), ((0.9, 0.1, 0.8), 2), ((None, 0.7), 1)]
+)
+def test_flagged_slices_are_counted(probabilities: tuple[float | None, ...], flagged: int):
+    rows = [
+        row(f"a/{number}", value, uid="a", status="skipped" if value is None else "ok")
+        for number, value in enumerate(probabilities)
+    ]
+    (study,) = ranked(*rows)
+    assert study.n_flagged == flagged
+    assert study.n_slices == sum(value is not None for value in probabilities)
+
+
+def test_rows_are_counted_by_status():
+    (study,) = ranked(
+        row("a/1", 0.2, uid="a"),
+        row("a/2", uid="a", status="skipped"),
+        row("a/3", uid="a", status="error"),
+        row("a/4", uid="a", status="error"),
+        row("a/5", 0.3, uid="a"),
+    )
+    assert (study.n_slices, study.n_skipped, study.n_errors) == (2, 1, 2)
+
+
+def test_top_slices_are_the_three_highest_highest_first():
+    values = [0.1, 0.9, 0.3, 0.8, 0.2, 0.7]
+    (study,) = ranked(*(row(f"a/{number}", value, uid="a") for number, value in enumerate(values)))
+    assert study.top_slices == ["/a/1", "/a/3", "/a/5"]
+    assert study.score == 0.9
+
+
+def test_top_slices_of_one_score_stand_in_the_order_of_their_names():
+    (study,) = ranked(*(row(f"a/{name}", 0.5, uid="a") for name in "ba"))
+    assert study.top_slices == ["/a/a", "/a/b"]
+
+
+def test_top_slices_do_not_depend_on_the_order_of_rows():
+    rows = [row(f"a/{name}", 0.5, uid="a") for name in "abcde"]
+    (forth,), (back,) = ranked(*rows), ranked(*reversed(rows))
+    assert forth.top_slices == back.top_slices
+
+
+def test_a_frame_other_than_the_first_is_named():
+    (study,) = ranked(*(row("a/1", value, uid="a", frame=frame) for frame, value in ((1, 0.9), (2, 0.8))))
+    assert study.top_slices == ["/a/1", "/a/1#2"]
+
+
+def test_slices_of_a_uid_belong_together_across_folders():
+    (study,) = ranked(row("a/1", 0.1, uid="1.2"), row("b/1", 0.2, uid="1.2"))
+    assert (study.uid, study.n_slices) == ("1.2", 2)
+
+
+def test_slices_without_uid_belong_to_their_folder():
+    studies = ranked(row("a/1", 0.1), row("b/1", 0.2), row("a/2", 0.3), row("a/3", 0.4, uid="1.2"))
+    assert [(study.uid, study.n_slices) for study in studies] == [("1.2", 1), ("/a", 2), ("/b", 1)]
+
+
+def test_a_folder_of_junk_is_no_study():
+    assert ranked(row("junk/1", status="skipped"), row("junk/2", status="skipped")) == []
+
+
+def test_a_folder_of_unreadable_files_is_a_study_without_score():
+    (study,) = ranked(row("a/1", status="error"), row("a/2", status="skipped"))
+    assert (study.uid, study.score, study.top_slices) == ("/a", None, [])
+    assert (study.n_slices, study.n_errors, study.n_skipped) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("times", "newest"), [((5.0, 9.0, 7.0), 9.0), ((None, 3.0), 3.0), ((None,), None), ((0.0,), 0.0)]
+)
+def test_the_newest_file_gives_the_time(times: tuple[float | None, ...], newest: float | None):
+    study = Study("a")
+    for time in times:
+        study.add(Row(Decoded("/a/1", "/a", time), 0.1, flag=False, model="densenet-bias"))
+    assert study.newest_mtime == newest

@@ -1,0 +1,423 @@
+"""A scan from files to CSV: order, completeness, return codes, interruption, bounds on memory, reproducibility."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from hemoscan import NOTICE, __version__, decode, scan, sources
+from hemoscan.card import BRAIN, Card, Model
+from hemoscan.engine import TorchEngine
+from hemoscan.errors import OutputError
+from hemoscan.phantom import make_phantom, write_dicom, write_png
+from hemoscan.results import SLICE_COLUMNS, Results
+from hemoscan.scan import Engine, Job, Report, ScanOptions
+from hemoscan.slices import Decoded
+from hemoscan.sources import Entry, Reader
+
+MODEL = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "0" * 64), Path("nowhere"))
+
+
+class MeanEngine:
+    """Scores a slice by its mean, so that a score given to the wrong slice shows; calls `hook` before each batch."""
+
+    def __init__(self, hook: Callable[[int], None] = lambda batch: None) -> None:
+        self.hook = hook
+        self.batches: list[int] = []
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        self.batches.append(len(images))
+        self.hook(len(self.batches))
+        scores: NDArray[np.float64] = images.mean(axis=(1, 2)) / 255
+        return scores
+
+    def describe(self) -> dict[str, str]:
+        return {"name": "mean", "device": "none", "precision": "exact"}
+
+
+def run(
+    paths: Iterable[Path], output: Path, engine: Engine | None = None, model: Model = MODEL, **options: Any
+) -> Report:
+    settings = {"threshold": 0.05, "batch_size": 3, "workers": 2, **options}
+    job = Job(list(paths), model, engine or MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), **settings), {})
+    with Results(output) as results:
+        return scan.scan(job, results)
+
+
+def rows_of(output: Path) -> list[dict[str, str]]:
+    with output.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def record_of(output: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(output.with_suffix(".run.json").read_text(encoding="utf-8"))
+    return record
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight DICOM and eight PNG slices, no two alike, and a text file between them."""
+    folder = tmp_path_factory.mktemp("study")
+    phantom = make_phantom("epidural", size=64, slices=8)
+    write_dicom(phantom, folder / "dicom")
+    write_png(phantom, folder / "png", size=64)
+    (folder / "notes.txt").write_text("a note", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(study: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The CSV of the study, one image at a time, decoded by one thread."""
+    output = tmp_path_factory.mktemp("reference") / "out.csv"
+    run([study], output, batch_size=1, workers=1)
+    return output.read_bytes()
+
+
+def test_rows_stand_in_the_order_of_the_entries(study: Path, reference: bytes):
+    rows = list(csv.DictReader(io.StringIO(reference.decode())))
+    assert [row["path"] for row in rows] == [entry.path for entry in sources.find_entries([study])]
+    assert len({row["probability"] for row in rows if row["status"] == "ok"}) >= 8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"workers": workers, "batch_size": batch_size} for workers in (1, 2, 5) for batch_size in (1, 3, 100)],
+    ids=str,
+)
+def test_rows_and_scores_do_not_depend_on_workers_and_batches(
+    study: Path, reference: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, int]
+):
+    def decode_late(entry: Entry, reader: Reader, options: decode.DecodeOptions) -> list[Decoded]:
+        time.sleep(hashlib.sha256(entry.path.encode()).digest()[0] / 255 / 100)
+        return decode.decode(entry, reader, options)
+
+    monkeypatch.setattr(scan, "decode", decode_late)
+    run([study], tmp_path / "out.csv", **options)
+    assert (tmp_path / "out.csv").read_bytes() == reference
+
+
+@pytest.mark.parametrize(("batch_size", "batches"), [(1, [1] * 16), (5, [5, 5, 5, 1]), (16, [16]), (50, [16])])
+def test_the_engine_is_given_full_batches(study: Path, tmp_path: Path, batch_size: int, batches: list[int]):
+    engine = MeanEngine()
+    run([study], tmp_path / "out.csv", engine, batch_size=batch_size)
+    assert engine.batches == batches
+
+
+def test_slices_at_the_threshold_are_flagged(study: Path, tmp_path: Path):
+    run([study / "dicom"], tmp_path / "first.csv")
+    scores = sorted(float(row["probability"]) for row in rows_of(tmp_path / "first.csv"))
+
+    class Exact(MeanEngine):
+        def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+            return np.round(super().probabilities(images), 6)
+
+    report = run([study / "dicom"], tmp_path / "out.csv", Exact(), threshold=scores[3])
+    flags = {float(row["probability"]): row["flag"] for row in rows_of(tmp_path / "out.csv")}
+    assert flags == {score: str(int(score >= scores[3])) for score in scores}
+    assert report.flagged == sum(score >= scores[3] for score in scores)
+
+
+# Every file has a row
+
+DICOM_SLICE, PNG_SLICE, COLOUR, TRUNCATED, CUT_PNG = "dicom slice", "png slice", "colour", "truncated", "cut png"
+JUNK: dict[str, tuple[bytes | str, str, str]] = {
+    "empty": (b"", "skipped", "empty file"),
+    "text.dcm": (b"I am not a slice\n", "skipped", "text file"),
+    "report.pdf": (b"%PDF-1.7 \x00\xff", "skipped", "PDF"),
+    "noise.bin": (b"\x00\x01\x02\xff" * 100, "skipped", "unknown kind"),
+    "picture.png": (COLOUR, "skipped", "colour"),
+    "preamble.dcm": (bytes(128) + b"DICM", "error", ""),
+    "truncated.dcm": (TRUNCATED, "error", ""),
+    "truncated.png": (CUT_PNG, "error", "decoded"),
+    "damaged.zip": (b"PK\x03\x04 and no more", "error", "zip"),
+    "slice.dcm": (DICOM_SLICE, "ok", ""),
+    "slice.png": (PNG_SLICE, "ok", ""),
+}
+
+
+def make_file(path: Path, content: bytes | str, study: Path) -> Path:
+    dicom = (study / "dicom" / "phantom-004.dcm").read_bytes()
+    png = (study / "png" / "phantom-004.png").read_bytes()
+    colour = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(colour, "PNG")
+    known = {
+        DICOM_SLICE: dicom,
+        PNG_SLICE: png,
+        COLOUR: colour.getvalue(),
+        TRUNCATED: dicom[:-1000],
+        CUT_PNG: png[: len(png) // 2],
+    }
+    path.write_bytes(known[content] if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize("name", JUNK)
+def test_a_file_of_any_kind_has_one_row(study: Path, tmp_path: Path, name: str):
+    content, status, reason = JUNK[name]
+    path = make_file(tmp_path / name, content, study)
+    run([path], tmp_path / "out" / "out.csv")
+    (row,) = rows_of(tmp_path / "out" / "out.csv")
+    assert (row["path"], row["status"]) == (str(path), status)
+    assert reason in row["reason"]
+    assert bool(row["reason"]) == (status != "ok")
+    assert bool(row["probability"]) == bool(row["flag"]) == (status == "ok")
+
+
+def test_a_folder_of_all_kinds_is_scanned_to_its_end(study: Path, tmp_path: Path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, (content, *_) in JUNK.items():
+        make_file(folder / name, content, study)
+    report = run([folder, tmp_path / "absent"], tmp_path / "out.csv")
+    rows = rows_of(tmp_path / "out.csv")
+    assert [row["path"] for row in rows] == [*(str(folder / name) for name in sorted(JUNK)), str(tmp_path / "absent")]
+    assert {Path(row["path"]).name: row["status"] for row in rows[:-1]} == {name: JUNK[name][1] for name in JUNK}
+    assert report.counts == {"ok": 2, "skipped": 5, "error": 5}
+    assert report.files == 12
+    counts = record_of(tmp_path / "out.csv")["counts"]
+    assert counts == {"files": 12, "ok": 2, "skipped": 5, "error": 5, "flagged": report.flagged}
+
+
+def test_a_damaged_header_never_ends_the_scan(study: Path, tmp_path: Path):
+    """Bytes of the header are overwritten at random: each such file has a row, whatever its reader met."""
+    whole = (study / "dicom" / "phantom-004.dcm").read_bytes()
+    header = len(whole) - 64 * 64 * 2
+    random = np.random.default_rng(0)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(150):
+        damaged = bytearray(whole)
+        for position in random.integers(132, header, 1 + number % 4):
+            damaged[position] = random.integers(256)
+        (folder / f"{number:03d}.dcm").write_bytes(damaged)
+    report = run([folder], tmp_path / "out.csv", batch_size=50)
+    assert [Path(row["path"]).stem for row in rows_of(tmp_path / "out.csv")] == [f"{n:03d}" for n in range(150)]
+    assert min(report.counts.values()) > 0
+
+
+@pytest.mark.parametrize(
+    "keyword", ["SamplesPerPixel", "NumberOfFrames", "ImageType", "Modality", "SOPClassUID", "Rows"]
+)
+@pytest.mark.parametrize("value", [b"\xff", b"\xff\xff\xff\xff\xff\xff", b"a\\b\\c", b""])
+def test_a_malformed_element_never_ends_the_scan(study: Path, tmp_path: Path, keyword: str, value: bytes):
+    tag = pydicom.datadict.tag_for_keyword(keyword)
+    assert tag is not None
+    header = pydicom.dcmread(study / "dicom" / "phantom-004.dcm")
+    if keyword in header:
+        del header[keyword]
+    vr = pydicom.datadict.dictionary_VR(tag)
+    element = struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
+    content = io.BytesIO()
+    header.save_as(content)
+    later = min(element.tag for element in header if element.tag > tag)
+    start = struct.pack("<HH", later >> 16, later & 0xFFFF) + header[later].VR.encode()
+    at = content.getvalue().index(start)
+    (tmp_path / "slice.dcm").write_bytes(content.getvalue()[:at] + element + content.getvalue()[at:])
+    run([tmp_path / "slice.dcm", study / "png"], tmp_path / "out" / "out.csv")
+    rows = rows_of(tmp_path / "out" / "out.csv")
+    assert len(rows) == 9
+    assert rows[0]["path"] == str(tmp_path / "slice.dcm")
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        ((), 3),
+        (("text.dcm",), 3),
+        (("slice.png",), 0),
+        (("slice.dcm", "text.dcm"), 0),
+        (("truncated.dcm",), 4),
+        (("truncated.dcm", "text.dcm"), 4),
+        (("slice.dcm", "truncated.png", "text.dcm"), 4),
+    ],
+)
+def test_return_codes(study: Path, tmp_path: Path, names: tuple[str, ...], code: int):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in names:
+        make_file(folder / name, JUNK[name][0], study)
+    assert run([folder], tmp_path / "out.csv").return_code == code
+    assert record_of(tmp_path / "out.csv")["state"] == "done"
+    assert len(rows_of(tmp_path / "out.csv")) == len(names)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_the_limit_is_one_of_files(study: Path, tmp_path: Path, limit: int):
+    report = run([study], tmp_path / "out.csv", limit=limit)
+    expected = [entry.path for entry in sources.find_entries([study])][:limit]
+    assert [row["path"] for row in rows_of(tmp_path / "out.csv")] == expected
+    assert report.files == len(expected)
+
+
+def test_the_run_record_says_what_ran(study: Path, tmp_path: Path):
+    job = Job(
+        [study], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 4, 2), {"paths": ["caf\udce9"]}
+    )
+    with Results(tmp_path / "out.csv") as results:
+        scan.scan(job, results)
+    record = record_of(tmp_path / "out.csv")
+    assert record["notice"] == NOTICE
+    assert record["hemoscan"] == __version__
+    assert (record["model"], record["sha256"]) == ("densenet-bias", "0" * 64)
+    assert record["threshold"] == 0.05
+    assert record["engine"] == {"name": "mean", "device": "none", "precision": "exact", "batch_size": 4}
+    assert record["arguments"] == {"paths": ["caf\udce9"]}
+    assert record["seconds"] >= 0
+    assert record["state"] == "done"
+    assert record["machine"]["cores"] >= 1
+
+
+# Interruption
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError, MemoryError])
+def test_an_interrupted_scan_keeps_what_was_done(
+    study: Path, reference: bytes, tmp_path: Path, error: type[BaseException]
+):
+    def stop(batch: int) -> None:
+        if batch == 3:
+            raise error
+
+    with pytest.raises(error):
+        run([study / "dicom"], tmp_path / "out.csv", MeanEngine(stop), batch_size=2)
+    assert (tmp_path / "out.csv").read_bytes() == b"".join(reference.splitlines(keepends=True)[:5])
+    record = record_of(tmp_path / "out.csv")
+    assert record["state"] == "interrupted"
+    assert record["counts"]["ok"] == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.run.json", "out.studies.csv"]
+
+
+def test_progress_is_told_of_every_row(study: Path, tmp_path: Path):
+    seen: list[int] = []
+    job = Job([study], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 4, 2), {})
+    with Results(tmp_path / "out.csv") as results:
+        scan.scan(job, results, lambda report: seen.append(sum(report.counts.values())))
+    assert seen == list(range(1, 18))
+
+
+def test_results_are_published_on_the_way_and_always_whole(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scan, "PUBLISH_SECONDS", -1.0)
+    lengths: list[int] = []
+
+    def look(batch: int) -> None:
+        if batch == 1:
+            return
+        content = (tmp_path / "out.csv").read_text(encoding="utf-8")
+        assert content.endswith("\n")
+        header, *rows = csv.reader(io.StringIO(content))
+        assert tuple(header) == SLICE_COLUMNS
+        assert {len(row) for row in rows} == {len(SLICE_COLUMNS)}
+        record = record_of(tmp_path / "out.csv")
+        assert record["state"] == "running"
+        assert sum(record["counts"][status] for status in ("ok", "skipped", "error")) == len(rows)
+        lengths.append(len(rows))
+
+    run([study / "dicom"], tmp_path / "out.csv", MeanEngine(look), batch_size=2)
+    assert lengths == [2, 4, 6]
+    assert record_of(tmp_path / "out.csv")["state"] == "done"
+
+
+def test_nothing_is_published_before_its_time(study: Path, tmp_path: Path):
+    published = []
+    run([study], tmp_path / "out.csv", MeanEngine(lambda _: published.append((tmp_path / "out.csv").exists())))
+    assert not any(published)
+    assert (tmp_path / "out.csv").exists()
+
+
+def test_results_that_cannot_be_written_on_the_way_end_the_scan(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scan, "PUBLISH_SECONDS", -1.0)
+
+    def block(batch: int) -> None:
+        if batch == 2:
+            (tmp_path / "out.studies.csv").unlink()
+            (tmp_path / "out.studies.csv").mkdir()
+
+    with pytest.raises(OutputError, match=r"out\.studies\.csv"):
+        run([study], tmp_path / "out.csv", MeanEngine(block))
+
+
+# Memory
+
+
+def test_files_are_decoded_ahead_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    workers, batch_size, files = 2, 4, 100
+    bound = workers * scan.FILES_AHEAD_PER_WORKER + batch_size
+    taken = 0
+
+    def many(paths: Sequence[Path]) -> Iterator[Entry]:
+        nonlocal taken
+        for taken in range(1, files + 1):
+            yield Entry(f"/slice-{taken}")
+
+    def blank(entry: Entry, reader: Reader, options: decode.DecodeOptions) -> list[Decoded]:
+        return [Decoded(entry.path, entry.folder, None, image=np.zeros((8, 8), np.uint8))]
+
+    monkeypatch.setattr(scan, "find_entries", many)
+    monkeypatch.setattr(scan, "decode", blank)
+    ahead: list[int] = []
+    engine = MeanEngine(lambda batch: ahead.append(taken - (batch - 1) * batch_size))
+    report = run([], tmp_path / "out.csv", engine, workers=workers, batch_size=batch_size)
+    assert report.counts["ok"] == files
+    assert batch_size < max(ahead) <= bound
+
+
+def test_rows_without_image_do_not_wait_for_a_batch_without_end(tmp_path: Path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number:03d}.txt").write_text("text", encoding="utf-8")
+    waiting: list[int] = []
+    job = Job([folder], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 1, 1), {})
+    with Results(tmp_path / "out.csv") as results:
+        scan.scan(job, results, lambda report: waiting.append(report.files - report.counts["skipped"]))
+    assert max(waiting) <= 64 + scan.FILES_AHEAD_PER_WORKER
+
+
+# With a real network
+
+
+@pytest.fixture(scope="module")
+def engine(untrained: Model) -> TorchEngine:
+    return TorchEngine(untrained, torch.device("cpu"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def one_by_one(untrained: Model, engine: TorchEngine, study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("one-by-one") / "out.csv"
+    run([study / "dicom"], output, engine, untrained, batch_size=1, limit=4)
+    return output
+
+
+def test_the_same_scan_gives_the_same_csv_byte_for_byte(
+    untrained: Model, engine: TorchEngine, study: Path, one_by_one: Path, tmp_path: Path
+):
+    run([study / "dicom"], tmp_path / "out.csv", engine, untrained, batch_size=1, limit=4, workers=5)
+    assert (tmp_path / "out.csv").read_bytes() == one_by_one.read_bytes()
+    studies = (tmp_path / "out.studies.csv").read_bytes()
+    assert studies == one_by_one.with_suffix(".studies.csv").read_bytes()
+
+
+def test_batch_sizes_agree(untrained: Model, engine: TorchEngine, study: Path, one_by_one: Path, tmp_path: Path):
+    run([study / "dicom"], tmp_path / "out.csv", engine, untrained, batch_size=3, limit=4)
+    single, batched = (
+        np.array([float(row["probability"]) for row in rows_of(path)]) for path in (one_by_one, tmp_path / "out.csv")
+    )
+    np.testing.assert_allclose(single, batched, rtol=0, atol=1e-4)
