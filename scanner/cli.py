@@ -6,8 +6,10 @@ import contextlib
 import importlib
 import logging
 import math
+import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from hemoscan import NOTICE, __version__
-from hemoscan.errors import HemoscanError, OptionError, OutputError
+from hemoscan.errors import CardError, HemoscanError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from hemoscan.card import Model
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 DEFAULT_MODEL = "densenet-bias"
 DEFAULT_OUTPUT = "hemoscan.csv"
+
+
+class Terminated(SystemExit):
+    """SIGTERM came."""
 
 
 class LazyGroup(click.Group):
@@ -61,29 +67,36 @@ def cli() -> None:
 
     Research use only, not for diagnosis: an unflagged study is not a normal study.
     """
+    click.echo(NOTICE, err=True)
 
 
 def main() -> NoReturn:
-    """Run the command line; exit codes as in the README."""
+    """Run the command line; docs/outputs.md has the exit codes."""
     _quiet_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(cli.main(standalone_mode=False))
+    except Terminated as error:
+        _fail("terminated; what was saved is kept", int(str(error)))
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; what was done is kept", 130)
+        _fail("interrupted; what was saved is kept", 130)
     except HemoscanError as error:
         _fail(str(error), EXIT_FAILED)
     except BrokenPipeError:
         sys.exit(EXIT_FAILED)
-    except Exception as error:
-        _fail(
-            f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]} (please report it)", EXIT_FAILED
-        )
+    except Exception as error:  # the last resort: no traceback ever reaches a user
+        if os.environ.get("HEMOSCAN_DEBUG"):
+            raise
+        # The text of an error may quote a header, so a patient; its place says enough to find it.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        advice = "please report it; HEMOSCAN_DEBUG=1 shows more"
+        _fail(f"unexpected {type(error).__name__} in {where} ({advice})", EXIT_FAILED)
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -93,8 +106,7 @@ def _fail(text: str, code: int) -> NoReturn:
 
 def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
     """Leave through the same doors as an error would, so that what was done is kept."""
-    click.echo("hemoscan: terminated; what was done is kept", err=True)
-    sys.exit(128 + signum)
+    raise Terminated(128 + signum)
 
 
 def _quiet_libraries() -> None:
@@ -183,7 +195,6 @@ def scan(paths: tuple[Path, ...], output: Path, quiet: bool, **options: Any) -> 
     Exit codes: 0 done; 1 failed; 2 usage; 3 nothing to score was found; 4 done, with files that cannot be read;
     130/143 interrupted, what was done is kept.
     """
-    click.echo(NOTICE, err=True)
     from hemoscan.card import find_model  # noqa: PLC0415
     from hemoscan.devices import pick_device, pick_precision  # noqa: PLC0415
     from hemoscan.engine import TorchEngine  # noqa: PLC0415
@@ -214,7 +225,6 @@ def _settings(model: Model, device_type: str, options: dict[str, Any]) -> ScanOp
 
     from hemoscan.decode import DecodeOptions  # noqa: PLC0415
     from hemoscan.engine import DEFAULT_BATCH_SIZE  # noqa: PLC0415
-    from hemoscan.errors import CardError  # noqa: PLC0415
     from hemoscan.machine import usable_cores  # noqa: PLC0415
     from hemoscan.scan import ScanOptions  # noqa: PLC0415
 
@@ -239,7 +249,7 @@ def _progress(quiet: bool) -> Iterator[Any]:
     """Show a counter on a terminal, nothing under cron."""
     from tqdm import tqdm  # noqa: PLC0415
 
-    with tqdm(unit=" slices", disable=True if quiet else None, file=sys.stderr) as bar:
+    with tqdm(unit=" slices", disable=True if quiet or sys.stderr is None else None, file=sys.stderr) as bar:
 
         def show(report: Report) -> None:
             bar.set_postfix(flagged=report.flagged, errors=report.counts["error"], refresh=False)
@@ -279,12 +289,19 @@ def models(name: str | None, verify: bool) -> None:
             click.echo(f"{model.weights_path}: verified", err=True)
         return
     click.echo(f"{'MODEL':<22}{'WEIGHTS':<10}{'EPOCHS':>6}{'AUC':>8}{'BALANCED':>10}{'THRESHOLD':>11}")
+    damaged = []
     for known in MODEL_NAMES:
-        click.echo(_model_line(known, verify=verify))
+        try:
+            click.echo(_model_line(known, verify=verify))
+        except CardError as error:
+            damaged.append(str(error))
+            click.echo(f"{known:<22}damaged")
     click.echo(
         "\nAUC on the validation split; BALANCED: with every site's share of positives made equal.\n"
         "A model without weights is made by `hemoscan train --experiments MODEL`."
     )
+    if damaged:
+        raise CardError("; ".join(damaged))
 
 
 def _model_line(name: str, *, verify: bool) -> str:

@@ -15,6 +15,8 @@ from hemoscan.slices import ERROR, SKIPPED, Decoded, HUFrame
 from hemoscan.sniff import DICOM, HEAD_BYTES, RASTER, ZIP, sniff
 from hemoscan.sources import Entry, Reader
 
+MAX_IMAGE_BYTES = 2 * 2**30
+
 
 @dataclass(frozen=True)
 class DecodeOptions:
@@ -51,17 +53,23 @@ def _read(entry: Entry, reader: Reader) -> tuple[str, bytes]:
     with reader.open(entry) as file:
         head = file.read(HEAD_BYTES)
         kind = sniff(head)
-        return kind, head + file.read() if kind in (DICOM, RASTER) else b""
+        if kind not in (DICOM, RASTER):
+            return kind, b""
+        if entry.size > MAX_IMAGE_BYTES:
+            raise ImageError(f"{entry.size} bytes; legal: up to {MAX_IMAGE_BYTES}")
+        return kind, head + file.read()
 
 
 def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:
     try:
         hu, notes = read_raster(content, options.png_window)
+        return [_ready(blank, HUFrame(hu, 1, blank.identity, notes), options.spec)]
     except NotForModelError as error:
         return [replace(blank, status=SKIPPED, reason=str(error))]
     except ImageError as error:
         return [replace(blank, status=ERROR, reason=str(error))]
-    return [_ready(blank, HUFrame(hu, 1, blank.identity, notes), options.spec)]
+    except Exception as error:  # such as MemoryError: a file must never end the run
+        return [replace(blank, status=ERROR, reason=f"cannot be read: {type(error).__name__}")]
 
 
 def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
@@ -88,6 +96,8 @@ def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> lis
 def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOptions) -> Decoded:
     try:
         return _ready(blank, read_frame(header, index, repair_12_bit=options.repair_12_bit), options.spec)
+    except NotForModelError as error:
+        return replace(blank, frame=index + 1, status=SKIPPED, reason=str(error))
     except ImageError as error:
         return replace(blank, frame=index + 1, status=ERROR, reason=str(error))
     except Exception as error:  # as above

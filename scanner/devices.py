@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from hemoscan.errors import DeviceError, OptionError
@@ -43,5 +45,11 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        # Older GPUs only emulate bf16: Ampere, 8.0, was the first to compute in it.
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
     return "bf16" if device.type == "cpu" and cpu_computes_bf16() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Return the context in which a network runs in that precision: bf16 for what bears it, fp32 for the rest."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

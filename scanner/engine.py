@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from hemoscan.card import Model
+from hemoscan.devices import autocast
 from hemoscan.networks import load_classifier
 
 DEFAULT_BATCH_SIZE = {"cpu": 16, "cuda": 128, "mps": 32}
@@ -17,10 +18,9 @@ class TorchEngine:
 
     def __init__(self, model: Model, device: torch.device, precision: str) -> None:
         """Load the model; raises CardError if its weights are missing or changed."""
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._device = device
         self._precision = precision
-        self._classifier = load_classifier(model).to(device=device, dtype=dtype)
+        self._classifier = load_classifier(model).to(device)
 
     def describe(self) -> dict[str, str]:
         """Return name, device and precision, for the run record."""
@@ -29,5 +29,6 @@ class TorchEngine:
     @torch.inference_mode()
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return probabilities of hemorrhage, of shape (n,), for inputs of shape (n, size, size)."""
-        logits = self._classifier(torch.from_numpy(images).to(self._device)).cpu()  # Apple GPUs have no float64
+        with autocast(self._device, self._precision):
+            logits = self._classifier(torch.from_numpy(images).to(self._device)).cpu()  # Apple GPUs have no float64
         return torch.sigmoid(logits.double()).numpy()

@@ -20,8 +20,15 @@ def describe_machine() -> dict[str, object]:
         "instruction_sets": [feature for feature in CPU_FEATURES if feature in flags],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {package: metadata.version(package) for package in PACKAGES},
+        "packages": {package: _version(package) for package in PACKAGES},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # installed by other means than pip
+        return "unknown"
 
 
 def usable_cores() -> int:

@@ -26,6 +26,16 @@ OLD_DENSENET_NAME = re.compile(
 )
 
 
+class Head(nn.Sequential):
+    """The classification head, in fp32 whatever the rest runs in: a bf16 logit has steps of 0.03 at 4, hence ties."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits of shape (n, 1) for pooled features of shape (n, channels)."""
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = super().forward(features.float())  # type: ignore[no-untyped-call]
+        return logits
+
+
 class Classifier(nn.Module):
     """A network that takes grey slices as they come out of `hemoscan.preprocess` and returns logits.
 
@@ -59,7 +69,7 @@ def with_top(network: nn.Module, architecture: str) -> nn.Module:
     """Replace the 1000-class top by Dropout(0.5) and one logit, in place."""
     name = TOPS[architecture]
     old = getattr(network, name)
-    setattr(network, name, nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(old.in_features, 1)))
+    setattr(network, name, Head(nn.Dropout(DROPOUT), nn.Linear(old.in_features, 1)))
     return network.to(memory_format=torch.channels_last)
 
 

@@ -13,15 +13,15 @@ A grey value is not a HU by itself. Three kinds are met, and `notes` says which 
 from __future__ import annotations
 
 import io
-import warnings
 
 import numpy as np
+import png
 from numpy.typing import NDArray
 from PIL import Image
 
 from hemoscan.errors import ImageError, NotForModelError
+from hemoscan.slices import MAX_SIDE
 
-MAX_PIXELS = 8192 * 8192
 COLOUR_TOLERANCE = 16
 HU_OFFSET_16_BIT = 1024
 DEFAULT_EXPORT_WINDOW = (40.0, 80.0)
@@ -52,7 +52,7 @@ def read_raster(
     Raises
     ------
     ImageError
-        If the file cannot be decoded, or is larger than `MAX_PIXELS`.
+        If the file cannot be decoded, or is larger than `MAX_SIDE`.
     NotForModelError
         If it is a colour picture.
     """
@@ -98,12 +98,12 @@ def _stretch(grey: NDArray[np.integer], depth: int, window: tuple[float, float])
 def _grey(content: bytes) -> tuple[NDArray[np.integer], int]:
     """Decode to one channel of shape (rows, columns) and its depth in bits, 8 or 16."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(f"{image.width} x {image.height} pixels; legal: up to {MAX_PIXELS} in all")
-                return _one_channel(image)
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+            if max(image.width, image.height) > MAX_SIDE:
+                raise ImageError(f"{image.width} x {image.height} pixels; legal: up to {MAX_SIDE} x {MAX_SIDE}")
+            if _is_16_bit_colour(content):
+                return _decode_16_bit(content), 16
+            return _one_channel(image)
     except (ImageError, NotForModelError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError and more
@@ -117,9 +117,30 @@ def _one_channel(image: Image.Image) -> tuple[NDArray[np.integer], int]:
         return np.asarray(image.convert("L")), 8
     if image.mode == "P":  # a palette may have a transparent colour, which goes before the others
         image = image.convert("RGBA")
-    pixels = np.asarray(image.convert("RGB"))
-    # JPEG rounds its channels apart by a level or two; a picture in colour differs by far more.
-    spread = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)
-    if np.count_nonzero(spread > COLOUR_TOLERANCE) > 0.001 * spread.size:
+    rgb = image.convert("RGB")
+    pixels = np.asarray(rgb)
+    _check_grey(pixels, COLOUR_TOLERANCE)
+    equal = np.array_equal(pixels[:, :, 0], pixels[:, :, 1]) and np.array_equal(pixels[:, :, 1], pixels[:, :, 2])
+    return pixels[:, :, 0] if equal else np.asarray(rgb.convert("L")), 8
+
+
+def _check_grey(pixels: NDArray[np.integer], tolerance: int) -> None:
+    """Check that the channels, the last axis, are about equal: JPEG rounds them apart, colours differ by far more."""
+    spread = pixels.max(axis=2).astype(np.int32) - pixels.min(axis=2)
+    if np.count_nonzero(spread > tolerance) > 0.001 * spread.size:
         raise NotForModelError("a colour picture, not a CT slice")
-    return pixels[:, :, 0] if not spread.any() else np.asarray(image.convert("RGB").convert("L")), 8
+
+
+def _is_16_bit_colour(content: bytes) -> bool:
+    """Tell a PNG of 16 bits with more than one channel (PNG specification, 11.2.1): Pillow keeps 8 of its bits only."""
+    return content.startswith(b"\x89PNG") and content[24] == 16 and content[25] != 0
+
+
+def _decode_16_bit(content: bytes) -> NDArray[np.integer]:
+    """Decode with pypng, slower than Pillow, which keeps all 16 bits; of shape (rows, columns)."""
+    _, _, rows, info = png.Reader(bytes=content).read()
+    pixels = np.stack([np.asarray(row, np.int32) for row in rows])
+    pixels = pixels.reshape(len(pixels), -1, info["planes"])  # (rows, columns, channels)
+    colours = pixels[:, :, : 1 if info["greyscale"] else 3]
+    _check_grey(colours, COLOUR_TOLERANCE * 256)
+    return np.asarray(colours[:, :, 0])

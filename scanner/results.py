@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from hemoscan.aggregate import Study, Worklist
-from hemoscan.errors import OutputError
+from hemoscan.errors import OptionError, OutputError
 from hemoscan.outputs import write_atomically
-from hemoscan.slices import Row
+from hemoscan.slices import PROBABILITY_DIGITS, Row
+from hemoscan.sniff import DICOM, HEAD_BYTES, RASTER, ZIP, sniff
 
 SLICE_COLUMNS = (
     "path",
@@ -53,12 +55,22 @@ class Results:
     """Collects rows and writes `NAME.csv`, `NAME.studies.csv` and `NAME.run.json`, each whole or not at all."""
 
     def __init__(self, output: Path) -> None:
-        """Check that the output can be written, before hours of work; raises OutputError if not."""
-        if output.is_dir() or not output.name:
-            raise OutputError(f"{str(output)!r}: cannot be written: is a folder")
+        """Check that the outputs can be written, before hours of work.
+
+        Raises
+        ------
+        OptionError
+            If an output is a folder, a device, or an image: no study is ever overwritten.
+        OutputError
+            If the folder cannot be written.
+        """
+        if not output.name:
+            raise OptionError(f"output {str(output)!r}; legal: the path of a CSV")
         self.slices_path = output
         self.studies_path = output.with_suffix(".studies.csv")
         self.record_path = output.with_suffix(".run.json")
+        for path in (self.slices_path, self.studies_path, self.record_path):
+            _check_replaceable(path)
         self._worklist = Worklist()
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +90,7 @@ class Results:
     @property
     def paths(self) -> frozenset[str]:
         """Absolute paths of the three files."""
-        return frozenset(str(path.absolute()) for path in (self.slices_path, self.studies_path, self.record_path))
+        return frozenset(map(os.path.abspath, (self.slices_path, self.studies_path, self.record_path)))
 
     @property
     def studies(self) -> list[Study]:
@@ -108,6 +120,20 @@ class Results:
             yield _line(_study_cells(rank, study))
 
 
+def _check_replaceable(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise OptionError(f"output {path}: is no regular file; legal: the path of a CSV")
+    try:
+        with path.open("rb") as file:
+            kind = sniff(file.read(HEAD_BYTES))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    if kind in (DICOM, RASTER, ZIP):
+        raise OptionError(f"output {path}: is an image or an archive, which is never overwritten")
+
+
 def _slice_cells(row: Row) -> tuple[object, ...]:
     decoded, identity = row.decoded, row.decoded.identity
     return (
@@ -118,7 +144,7 @@ def _slice_cells(row: Row) -> tuple[object, ...]:
         identity.sop_uid,
         identity.instance_number,
         None if identity.z_mm is None else f"{identity.z_mm:.3f}",
-        None if row.probability is None else f"{row.probability:.6f}",
+        None if row.probability is None else f"{row.probability:.{PROBABILITY_DIGITS}f}",
         None if row.flag is None else int(row.flag),
         decoded.status,
         decoded.reason,
@@ -136,11 +162,19 @@ def _study_cells(rank: int, study: Study) -> tuple[object, ...]:
         study.n_flagged,
         study.n_skipped,
         study.n_errors,
-        None if study.score is None else f"{study.score:.6f}",
+        None if study.score is None else f"{study.score:.{PROBABILITY_DIGITS}f}",
         None if study.score is None else int(study.n_flagged > 0),
         SEPARATOR.join(study.top_slices),
-        None if newest is None else datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds"),
+        _utc(newest),
     )
+
+
+def _utc(mtime: float | None) -> str | None:
+    """Return a file's time as text, None for times that no calendar has, which file systems do hold."""
+    try:
+        return None if mtime is None else datetime.fromtimestamp(mtime, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _line(cells: tuple[object, ...]) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,13 +21,17 @@ from hemoscan import NOTICE, __version__
 from hemoscan.card import Model
 from hemoscan.decode import DecodeOptions, decode
 from hemoscan.dicom import configure_pydicom
+from hemoscan.errors import OutputError
 from hemoscan.machine import describe_machine
 from hemoscan.results import Results
-from hemoscan.slices import ERROR, OK, SKIPPED, Decoded, Row
+from hemoscan.slices import ERROR, OK, PROBABILITY_DIGITS, SKIPPED, Decoded, Row
 from hemoscan.sources import Entry, Reader, find_entries
 
 PUBLISH_SECONDS = 30.0
+# Rewriting takes at most one part in so many of the time, however long the files have become.
+PUBLISH_SHARE = 20
 FILES_AHEAD_PER_WORKER = 8
+BYTES_AHEAD = 512 * 2**20
 
 
 class Engine(Protocol):
@@ -96,8 +102,17 @@ def scan(job: Job, results: Results, progress: Callable[[Report], None] = lambda
 
     Parameters
     ----------
+    job
+        What to scan, with what.
+    results
+        Takes the rows.
     progress
         Called after every row.
+
+    Returns
+    -------
+    Report
+        What was done.
 
     Raises
     ------
@@ -106,35 +121,51 @@ def scan(job: Job, results: Results, progress: Callable[[Report], None] = lambda
     """
     configure_pydicom()
     report = Report()
-    clock = published = time.monotonic()
+    machine = describe_machine()
+    clock = time.monotonic()
 
     def publish(state: str) -> None:
         report.seconds = time.monotonic() - clock
-        results.publish(run_record(report, job, state=state))
+        results.publish(run_record(report, job, machine, state=state))
 
+    due = clock + PUBLISH_SECONDS
     try:
-        for row in _rows(job, report, results.paths):
-            results.add(row)
-            report.add(row)
-            progress(report)
-            if time.monotonic() - published > PUBLISH_SECONDS:
-                publish("running")
-                published = time.monotonic()
+        with contextlib.closing(_rows(job, report, results.paths)) as rows:
+            for row in rows:
+                results.add(row)
+                report.add(row)
+                progress(report)
+                if time.monotonic() > due:
+                    due = _publish_meanwhile(publish)
     except BaseException:
-        publish("interrupted")
+        with contextlib.suppress(OutputError):  # which would hide the cause
+            publish("interrupted")
         raise
     publish("done")
     return report
 
 
-def _rows(job: Job, report: Report, own: frozenset[str]) -> Iterator[Row]:
+def _publish_meanwhile(publish: Callable[[str], None]) -> float:
+    """Publish during a scan; return when to do so again.
+
+    A failure is not the end: a spreadsheet that has the file open will close it, a share will come back.
+    """
+    started = time.monotonic()
+    with contextlib.suppress(OutputError):
+        publish("running")
+    ended = time.monotonic()
+    return ended + max(PUBLISH_SECONDS, PUBLISH_SHARE * (ended - started))
+
+
+def _rows(job: Job, report: Report, own: frozenset[str]) -> Generator[Row, None, None]:
     """Yield the rows of what is found, but for the scan's own outputs, which may lie in a scanned folder."""
     options = job.options
     with Reader() as reader:
         found = (entry for entry in find_entries(job.paths) if entry.path not in own)
         entries = itertools.islice(_counted(found, report), options.limit)
-        for batch in _batches(_decoded(entries, reader, options), options.batch_size):
-            yield from _score(batch, job)
+        with contextlib.closing(_decoded(entries, reader, options)) as decoded:
+            for batch in _batches(decoded, options.batch_size):
+                yield from _score(batch, job)
 
 
 def _counted(entries: Iterable[Entry], report: Report) -> Iterator[Entry]:
@@ -143,19 +174,20 @@ def _counted(entries: Iterable[Entry], report: Report) -> Iterator[Entry]:
         yield entry
 
 
-def _decoded(entries: Iterator[Entry], reader: Reader, options: ScanOptions) -> Iterator[Decoded]:
-    """Decode in threads, a bounded number of files ahead, and yield in the entries' order."""
+def _decoded(entries: Iterator[Entry], reader: Reader, options: ScanOptions) -> Generator[Decoded, None, None]:
+    """Decode in threads, a bounded number of files and bytes ahead, and yield in the entries' order."""
+    files_ahead = max(options.workers * FILES_AHEAD_PER_WORKER, 2 * options.batch_size)
+    waiting: deque[tuple[int, Future[list[Decoded]]]] = deque()
     with ThreadPoolExecutor(options.workers) as pool:
-        waiting: deque[Future[list[Decoded]]] = deque()
         try:
             for entry in entries:
-                waiting.append(pool.submit(decode, entry, reader, options.decoding))
-                if len(waiting) >= options.workers * FILES_AHEAD_PER_WORKER:
-                    yield from waiting.popleft().result()
+                waiting.append((entry.size, pool.submit(decode, entry, reader, options.decoding)))
+                while len(waiting) >= files_ahead or sum(size for size, _ in waiting) > BYTES_AHEAD:
+                    yield from waiting.popleft()[1].result()
             while waiting:
-                yield from waiting.popleft().result()
+                yield from waiting.popleft()[1].result()
         finally:
-            for future in waiting:
+            for _, future in waiting:
                 future.cancel()
 
 
@@ -174,18 +206,25 @@ def _batches(decoded: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
 
 
 def _score(batch: list[Decoded], job: Job) -> Iterator[Row]:
-    model, threshold = job.model.card.name, job.options.threshold
+    model = job.model.card.name
     images = [item.image for item in batch if item.image is not None]
     probabilities = iter(job.engine.probabilities(np.stack(images)).tolist() if images else ())
     for item in batch:
         if item.image is None:
             yield Row(item, None, None, model)
+            continue
+        probability = next(probabilities)
+        if math.isfinite(probability):
+            # As written, so that the flag is what a reader of the CSV would compute.
+            probability = round(probability, PROBABILITY_DIGITS)
+            yield Row(item, probability, probability >= job.options.threshold, model)
         else:
-            probability = next(probabilities)
-            yield Row(item, probability, probability >= threshold, model)
+            yield Row(
+                replace(item, image=None, status=ERROR, reason=f"the network returned {probability}"), None, None, model
+            )
 
 
-def run_record(report: Report, job: Job, *, state: str) -> dict[str, Any]:
+def run_record(report: Report, job: Job, machine: dict[str, object], *, state: str) -> dict[str, Any]:
     """Return the run record: what ran, with what, on what, and how far it came."""
     return {
         "hemoscan": __version__,
@@ -195,9 +234,10 @@ def run_record(report: Report, job: Job, *, state: str) -> dict[str, Any]:
         "threshold": job.options.threshold,
         "arguments": job.arguments,
         "engine": {**job.engine.describe(), "batch_size": job.options.batch_size},
-        "machine": describe_machine(),
+        "machine": machine,
         "counts": {"files": report.files, **report.counts, "flagged": report.flagged},
         "started": report.started.isoformat(timespec="seconds"),
+        "finished": None if state == "running" else datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(report.seconds, 3),
         "state": state,
     }

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+PROBABILITY_DIGITS = 6
 OK, SKIPPED, ERROR = "ok", "skipped", "error"
+# Rows or columns of a slice: larger images are no CT slices, and are refused before anything is allocated.
+MAX_SIDE = 4096
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ import stat
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from hemoscan.errors import ImageError
 from hemoscan.sniff import HEAD_BYTES, ZIP, sniff
 
-MAX_FILE_BYTES = 4 * 2**30
 MAX_MEMBER_BYTES = 2 * 2**30
 MAX_ZIP_RATIO = 200
 
@@ -32,6 +31,8 @@ class Entry:
     """Absolute, as found (links not resolved); members of a zip as `archive.zip!member`."""
     mtime: float | None = None
     """Time of last change, seconds since 1970; None where unknown."""
+    size: int = 0
+    """Bytes, unpacked."""
     error: str | None = None
     """Why it cannot be read, if so: its row is an `error`."""
     skipped: str | None = None
@@ -67,12 +68,13 @@ def find_entries(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Entry]:
 
 
 def _outermost(roots: list[str]) -> list[str]:
-    unique = list(dict.fromkeys(roots))
-    return [root for root in unique if not any(_within(root, other) and root != other for other in unique)]
+    """Return the roots that lie within no other, each once."""
+    unique = dict.fromkeys(roots)
+    return [root for root in unique if not any(str(parent) in unique for parent in Path(root).parents)]
 
 
-def _within(path: str, root: str) -> bool:
-    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+def _within(path: str, roots: Iterable[str]) -> bool:
+    return any(path == root or path.startswith(root.rstrip(os.sep) + os.sep) for root in roots)
 
 
 class _Walk:
@@ -80,43 +82,47 @@ class _Walk:
 
     def __init__(self, roots: list[str]) -> None:
         self._roots = roots
-        self._entered: set[tuple[int, int]] = set()
+        self._entered: set[object] = set()
 
-    def find(self, path: str) -> Iterator[Entry]:
-        """Yield what is at a path."""
-        try:
-            status = os.stat(path)  # noqa: PTH116 - of millions of files, without a Path each
-        except OSError as error:
-            yield Entry(path, error=f"cannot be read: {error.strerror}")
-            return
-        if stat.S_ISDIR(status.st_mode):
-            yield from self._find_in_folder(path, (status.st_dev, status.st_ino))
-        elif not stat.S_ISREG(status.st_mode):
-            yield Entry(path, status.st_mtime, skipped="not a regular file")
-        elif status.st_size > MAX_FILE_BYTES:
-            yield Entry(path, status.st_mtime, error=f"{status.st_size} bytes; legal: up to {MAX_FILE_BYTES}")
-        else:
-            yield from self._find_in_file(Entry(path, status.st_mtime))
+    def find(self, root: str) -> Iterator[Entry]:
+        """Yield what is at a path and below it."""
+        waiting = [root]  # a stack, the next on top: folders may be nested deeper than calls can be
+        while waiting:
+            path = waiting.pop()
+            try:
+                status = os.stat(path)  # noqa: PTH116 - of millions of files, without a Path each
+            except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+                yield Entry(path, error=f"cannot be read: {_text(error)}")
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                found = self._list(path, status)
+                if isinstance(found, Entry):
+                    yield found
+                else:
+                    waiting += [os.path.join(path, name) for name in reversed(found)]  # noqa: PTH118 - as above
+            elif not stat.S_ISREG(status.st_mode):
+                yield Entry(path, status.st_mtime, skipped="not a regular file")
+            else:
+                yield from self._find_in_file(Entry(path, status.st_mtime, status.st_size))
 
-    def _find_in_folder(self, path: str, identity: tuple[int, int]) -> Iterator[Entry]:
+    def _list(self, path: str, status: os.stat_result) -> list[str] | Entry:
+        """Return the names in a folder, in order, or an entry that says why it is not looked into."""
+        # Some network file systems number no files.
+        identity = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
         if identity in self._entered:
-            yield Entry(path, skipped="a folder that was already entered by another path")
-            return
+            return Entry(path, skipped="a folder that was already entered by another path")
         self._entered.add(identity)
         try:
-            names = sorted(os.listdir(path))  # noqa: PTH208 - names suffice
+            return sorted(os.listdir(path))  # noqa: PTH208 - names suffice
         except OSError as error:
-            yield Entry(path, error=f"folder cannot be listed: {error.strerror}")
-            return
-        for name in names:
-            yield from self.find(os.path.join(path, name))  # noqa: PTH118
+            return Entry(path, error=f"folder cannot be listed: {_text(error)}")
 
     def _find_in_file(self, entry: Entry) -> Iterator[Entry]:
         try:
             with Path(entry.path).open("rb") as file:
                 head = file.read(HEAD_BYTES)
         except OSError as error:
-            yield Entry(entry.path, entry.mtime, error=f"cannot be read: {error.strerror}")
+            yield replace(entry, error=f"cannot be read: {_text(error)}")
             return
         if sniff(head) == ZIP:
             yield from _find_in_zip(entry)
@@ -132,19 +138,34 @@ class _Walk:
         """
         from hemoscan.dicom import referenced_files  # noqa: PLC0415 - few runs meet a DICOMDIR
 
-        home = Path(entry.path).parent
+        home = os.path.dirname(entry.path)  # noqa: PTH120 - as above
         try:
             found = referenced_files(Path(entry.path))
         except (ImageError, OSError) as error:
-            yield Entry(entry.path, entry.mtime, error=str(error))
+            yield replace(entry, error=_text(error))
             return
-        yield Entry(entry.path, entry.mtime, skipped="a DICOMDIR: its files have their own rows")
+        yield replace(entry, skipped="a DICOMDIR: its files have their own rows")
         for names in found:
-            path = str(home.joinpath(*names))
-            if any(name in ("", "..") or "/" in name or os.sep in name for name in names):
+            path = os.path.normpath(os.path.join(home, *names))  # noqa: PTH118
+            if path == home or not _within(path, [home]):
                 yield Entry(path, error="DICOMDIR refers to a file outside its folder: not followed")
-            elif not (any(_within(path, root) for root in self._roots) and Path(path).exists()):
+                continue
+            # PS3.10 wants upper case; Linux shows the names of a CD in lower case.
+            lower = os.path.join(home, *(name.lower() for name in names))  # noqa: PTH118
+            path = path if _exists(path) or not _exists(lower) else lower
+            if not (_within(path, self._roots) and _exists(path)):
                 yield from self.find(path)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.exists(path)  # noqa: PTH110 - as above
+    except ValueError:
+        return False
+
+
+def _text(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _find_in_zip(entry: Entry) -> Iterator[Entry]:
@@ -152,13 +173,14 @@ def _find_in_zip(entry: Entry) -> Iterator[Entry]:
         with zipfile.ZipFile(entry.path) as archive:
             members = [(i, member) for i, member in enumerate(archive.infolist()) if not member.is_dir()]
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        yield Entry(entry.path, entry.mtime, error=f"zip cannot be read: {error}")
+        yield replace(entry, error=f"zip cannot be read: {error}")
         return
     if not members:
-        yield Entry(entry.path, entry.mtime, skipped="an empty zip")
+        yield replace(entry, skipped="an empty zip")
     for i, member in members:
         path = f"{entry.path}!{member.filename}"
-        yield Entry(path, entry.mtime, _forbidden(member), member=member.filename, position=i)
+        forbidden = _forbidden(member)
+        yield Entry(path, entry.mtime, member.file_size, forbidden, member=member.filename, position=i)
 
 
 def _forbidden(member: zipfile.ZipInfo) -> str | None:
@@ -202,6 +224,7 @@ class Reader:
         with self._lock:
             if self._archive is None or self._archive.filename != entry.file:
                 self.__exit__()
+                self._archive = None  # should the next one fail to open
                 self._archive = zipfile.ZipFile(entry.file)
             # Python keeps the archive's file open until the last of its members is closed.
             members = self._archive.infolist()

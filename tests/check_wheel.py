@@ -1,4 +1,7 @@
-"""Check that a wheel holds every file of the package and nothing else: `python tests/check_wheel.py FILE.whl`."""
+"""Check that a wheel holds every file of the package, nothing else, and what is installed, which the tests ran on.
+
+usage: python tests/check_wheel.py FILE.whl
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import hemoscan
 
 FOLDERS = {"scanner": "hemoscan", "trainer": "hemoscan/trainer", "weights": "hemoscan/weights"}
 
@@ -22,8 +27,13 @@ def main(wheel: Path) -> int:
         print(f"missing from the wheel: {name}")
     for name in sorted(found - expected):
         print(f"not a file of the package: {name}")
+    site = Path(hemoscan.__file__).parents[1]
+    with zipfile.ZipFile(wheel) as archive:
+        other = [name for name in sorted(found) if archive.read(name) != (site / name).read_bytes()]
+    for name in other:
+        print(f"differs from the installed file: {name}")
     print(f"{wheel.name}: {len(found)} files, {wheel.stat().st_size / 2**20:.1f} MiB")
-    return int(found != expected)
+    return int(found != expected or bool(other))
 
 
 if __name__ == "__main__":

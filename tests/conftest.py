@@ -13,6 +13,9 @@ import pytest
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.dicom import configure_pydicom
 
+DATA_SET = "unibuc-brain-ad"
+LABEL_FILES = ("train_labels.txt", "*/train_labels.txt")
+
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,10 +35,16 @@ def pydicom_as_in_a_scan() -> None:
 
 
 def shared_folder(name: str) -> Path | None:
-    """Return a folder of the real data: in HEMOSCAN_DATA, beside it, or, in CI, where CI has it."""
+    """Return a folder of the real data.
+
+    HEMOSCAN_DATA names the data set's folder, which may be `name` or lie beside it; in CI the real data lie beside
+    the checkout.
+    """
     roots = []
     if os.environ.get("HEMOSCAN_DATA"):
-        data = Path(os.environ["HEMOSCAN_DATA"])
+        data = Path(os.environ["HEMOSCAN_DATA"]).absolute()
+        if name == DATA_SET and any(any(data.glob(pattern)) for pattern in LABEL_FILES):
+            return data
         roots += [data, data.parent]
     if os.environ.get("CI"):
         roots.append(Path(__file__).parents[2] / "shared" / "data")

@@ -230,3 +230,27 @@ def test_every_file_that_pydicom_ships(path: Path):
 def test_pydicom_ships_enough_to_mean_something():
     assert len(SHIPPED_FILES) > 150
     assert sum(holds_a_ct_slice(path) for path in SHIPPED_FILES) >= 10
+
+
+@pytest.mark.parametrize("kind", ["film", "image"])
+def test_only_an_image_can_be_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
+    monkeypatch.setattr("hemoscan.decode.MAX_IMAGE_BYTES", 10)
+    content = png(tissue().astype(np.uint8)) if kind == "image" else b"\0\0\0\x18ftypmp42" + bytes(100)
+    (found,) = decode_file(Entry(write(tmp_path, content).path, size=len(content)))
+    assert found.status == (ERROR if kind == "image" else SKIPPED)
+    assert ("legal: up to 10" in found.reason) == (kind == "image")
+
+
+def test_an_image_of_one_long_row_is_an_error(tmp_path: Path):
+    (found,) = decode_file(write(tmp_path, png(np.zeros((1, 100_000), np.uint8))))
+    assert (found.status, found.reason) == (ERROR, "100000 x 1 pixels; legal: up to 4096 x 4096")
+
+
+@pytest.mark.parametrize("failing", ["preprocess", "read_raster"])
+def test_running_out_of_memory_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str):
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(f"hemoscan.decode.{failing}", fail)
+    (found,) = decode_file(write(tmp_path, png(tissue().astype(np.uint8))))
+    assert (found.status, found.reason) == (ERROR, "cannot be read: MemoryError")

@@ -243,7 +243,7 @@ class TestPadding:
 
 
 class TestTwelveBitRepair:
-    HU = np.array([[-1000, -999, -500, -1], [0, 1, 40, 80], [1000, 2000, 3000, 3095]])
+    HU = np.array([[-1024, -999, -500, -1], [0, 1, 40, 80], [1000, 2000, 3000, 3071]])
 
     def wrapped(self, **attributes: object) -> Dataset:
         return make_stored((self.HU & 0xFFF).astype("<u2"), **{"BitsStored": 12, **attributes})
@@ -284,6 +284,55 @@ class TestTwelveBitRepair:
     def test_padding_is_found_among_the_stored_values(self):
         frame = read_one(self.wrapped(PixelPaddingValue=int(self.HU[0, 0]) & 0xFFF))
         assert frame.hu[0].tolist() == [AIR, -999, -500, -1]
+
+    def test_an_intercept_moves_every_slice_of_a_series_alike(self):
+        assert np.array_equal(read_one(self.wrapped(RescaleIntercept=24)).hu, self.HU + 24)
+        unwrapped = make_stored(soft_tissue().astype("<u2"), BitsStored=12, RescaleIntercept=24)
+        assert np.array_equal(read_one(unwrapped).hu, soft_tissue() + 24)
+
+
+class TestWhatIsNoAxialSliceInHU:
+    def test_padding_wider_than_the_stored_bits_is_found(self):
+        stored = np.array([[0xF830 & 0xFFF, 1064]], "<u2")
+        dataset = make_stored(stored, BitsStored=12, RescaleIntercept=-1024, PixelPaddingValue=0xF830)
+        assert read_one(dataset).hu.tolist() == [[AIR, 40]]
+
+    def test_padding_does_not_hide_an_offset(self):
+        stored = np.full((8, 8), 1064, "<i2")
+        stored[0, 0] = -2000
+        dataset = make_stored(stored, RescaleIntercept=None, PixelPaddingValue=-2000)
+        assert read_one(dataset).hu.tolist()[0][:2] == [AIR, 40]
+
+    @pytest.mark.parametrize(
+        "axes",
+        [[1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0.7, 0.714]],
+        ids=["coronal", "sagittal", "oblique by 46 degrees"],
+    )
+    def test_a_reformat_is_skipped(self, axes: list[float]):
+        with pytest.raises(NotForModelError, match=r"ImageOrientationPatient \(0020,0037\) is not axial"):
+            read(make_ct(soft_tissue(), ImageOrientationPatient=axes))
+
+    def test_a_tilted_gantry_is_none(self):
+        assert read_one(make_ct(soft_tissue(), ImageOrientationPatient=[1, 0, 0, 0, 0.866, -0.5])).notes == ()
+
+    def test_values_of_another_unit_are_skipped(self):
+        with pytest.raises(NotForModelError, match=r"RescaleType \(0028,1054\) is 'MGML'; legal: HU, US"):
+            read(make_ct(soft_tissue(), RescaleType="MGML"))
+
+    @pytest.mark.parametrize("unit", ["HU", "US", ""])
+    def test_hounsfield_units_by_any_name_are_read(self, unit: str):
+        assert np.array_equal(read_one(make_ct(soft_tissue(), RescaleType=unit)).hu, soft_tissue())
+
+    def test_a_frame_may_be_a_localizer(self):
+        dataset = make_enhanced_ct(np.zeros((2, 4, 4), "<i2"), intercepts=[0, 0], positions=[[0, 0, 0], [0, 0, 5]])
+        kind = Dataset()
+        kind.FrameType = ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]
+        dataset.PerFrameFunctionalGroupsSequence[1].CTImageFrameTypeSequence = [kind]
+        header = read_header(to_bytes(dataset))
+        check_eligible(header)
+        assert read_frame(header, 0).frame == 1
+        with pytest.raises(NotForModelError, match=r"FrameType \(0008,9007\) has LOCALIZER"):
+            read_frame(header, 1)
 
 
 class TestJPEG2000Sign:
@@ -483,10 +532,10 @@ class TestNotForTheModel:
 
 
 IMPOSSIBLE_SIZES = (
-    ({"Rows": 0}, "Rows (0028,0010) is 0", "1 to 65535"),
-    ({"Columns": 0}, "Columns (0028,0011) is 0", "1 to 65535"),
-    ({"Rows": None}, "Rows (0028,0010)", "1 to 65535"),
-    ({"Rows": 65535, "Columns": 65535}, "65535 x 65535", "up to 67108864"),
+    ({"Rows": 0}, "Rows (0028,0010) is 0", "1 to 4096"),
+    ({"Columns": 0}, "Columns (0028,0011) is 0", "1 to 4096"),
+    ({"Rows": None}, "Rows (0028,0010) is absent", "1 to 4096"),
+    ({"Rows": 1, "Columns": 65535}, "Columns (0028,0011) is 65535", "1 to 4096"),
     ({"NumberOfFrames": 2**31 - 1}, "NumberOfFrames (0028,0008) is 2147483647", "1 to 4096"),
     ({"NumberOfFrames": -3}, "NumberOfFrames (0028,0008) is -3", "1 to 4096"),
 )

@@ -204,3 +204,31 @@ class TestDamage:
         for signature in (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\xff\xd8\xff"):
             with pytest.raises((ImageError, NotForModelError)):
                 read_raster(signature + noise)
+
+
+def png_16_bit(pixels: np.ndarray[Any, Any]) -> bytes:
+    """Encode uint16 pixels of shape (rows, columns, channels), 2 to 4 channels: Pillow writes none of these."""
+    rows, columns, channels = pixels.shape
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", columns, rows, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4], ids=["LA", "RGB", "RGBA"])
+def test_16_bit_with_several_channels_keeps_all_bits(channels: int):
+    stored = np.arange(1024 - 30, 1024 + 90).reshape(10, 12)
+    pixels = np.repeat(stored[:, :, None], channels, axis=2)
+    hu, notes = read_raster(png_16_bit(pixels))
+    assert np.array_equal(hu, stored - 1024)
+    assert notes == ("16-bit grey taken as HU + 1024",)
+
+
+def test_16_bit_in_colour_is_skipped():
+    pixels = np.zeros((10, 12, 3), np.uint16)
+    pixels[:, :, 0] = 40_000
+    with pytest.raises(NotForModelError, match="colour"):
+        read_raster(png_16_bit(pixels))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hemoscan import results as results_module
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.decode import DecodeOptions
-from hemoscan.errors import OutputError
+from hemoscan.errors import OptionError, OutputError
 from hemoscan.phantom import make_phantom, write_dicom
 from hemoscan.results import Results
 from hemoscan.scan import Job, ScanOptions, scan
@@ -163,7 +163,7 @@ def test_nothing_is_written_before_the_first_publication(tmp_path: Path):
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("place", ["file/out.csv", "file/deeper/out.csv", "folder"])
+@pytest.mark.parametrize("place", ["file/out.csv", "file/deeper/out.csv"])
 def test_an_unwritable_output_is_told_before_the_work(tmp_path: Path, place: str):
     (tmp_path / "file").write_bytes(b"a file")
     (tmp_path / "folder").mkdir()
@@ -229,3 +229,32 @@ def test_no_output_holds_what_identifies_a_patient(tmp_path: Path, caplog: pytes
     written = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("out.*")) + caplog.text
     leaked = [value for value in (*IDENTIFYING.values(), "Phantom", "Medicus", "Nosocomium") if value in written]
     assert leaked == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x89PNG\r\n\x1a\n", bytes(128) + b"DICM", b"PK\x03\x04"],
+    ids=["PNG", "DICOM", "zip"],
+)
+@pytest.mark.parametrize("name", ["out.csv", "out.studies.csv", "out.run.json"])
+def test_an_image_is_never_overwritten(tmp_path: Path, content: bytes, name: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(OptionError, match="never overwritten"):
+        Results(tmp_path / "out.csv")
+    assert (tmp_path / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("output", [Path("/dev/null"), Path()], ids=str)
+def test_an_output_is_a_regular_file(output: Path):
+    with pytest.raises(OptionError):
+        Results(output)
+
+
+@pytest.mark.parametrize("mtime", [1e18, -1e18, 2.6e11])
+def test_a_time_that_no_calendar_has_is_left_out(tmp_path: Path, mtime: float):
+    with Results(tmp_path / "out.csv") as results:
+        results.add(Row(Decoded("/a", "/", mtime, 1), 0.5, True, "m"))
+        results.publish({})
+    with (tmp_path / "out.studies.csv").open(newline="") as file:
+        (study,) = csv.DictReader(file)
+    assert study["newest_file"] == ""

@@ -313,6 +313,7 @@ def test_results_are_published_on_the_way_and_always_whole(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(scan, "PUBLISH_SECONDS", -1.0)
+    monkeypatch.setattr(scan, "PUBLISH_SHARE", 0)
     lengths: list[int] = []
 
     def look(batch: int) -> None:
@@ -344,6 +345,7 @@ def test_results_that_cannot_be_written_on_the_way_end_the_scan(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(scan, "PUBLISH_SECONDS", -1.0)
+    monkeypatch.setattr(scan, "PUBLISH_SHARE", 0)
 
     def block(batch: int) -> None:
         if batch == 2:
@@ -421,3 +423,50 @@ def test_batch_sizes_agree(untrained: Model, engine: TorchEngine, study: Path, o
         np.array([float(row["probability"]) for row in rows_of(path)]) for path in (one_by_one, tmp_path / "out.csv")
     )
     np.testing.assert_allclose(single, batched, rtol=0, atol=1e-4)
+
+
+def test_a_score_that_is_no_number_is_an_error(study: Path, tmp_path: Path):
+    class Broken(MeanEngine):
+        def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+            return np.where(np.arange(len(images)) == 0, np.nan, super().probabilities(images))
+
+    report = run([study / "png"], tmp_path / "out.csv", Broken(), batch_size=4)
+    rows = rows_of(tmp_path / "out.csv")
+    assert [row["status"] for row in rows] == ["error", "ok", "ok", "ok"] * 2
+    assert {(row["probability"], row["flag"], row["reason"]) for row in rows[::4]} == {
+        ("", "", "the network returned nan")
+    }
+    assert report.return_code == 4
+
+
+def test_a_refresh_that_fails_does_not_end_the_scan(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scan, "PUBLISH_SECONDS", -1.0)
+    monkeypatch.setattr(scan, "PUBLISH_SHARE", 0)
+    publish, failures = Results.publish, []
+
+    def fail_at_first(self: Results, record: dict[str, Any]) -> None:
+        if record["state"] == "running" and len(failures) < 2:
+            failures.append(record)
+            raise OutputError("a spreadsheet has it open")
+        publish(self, record)
+
+    monkeypatch.setattr(Results, "publish", fail_at_first)
+    run([study], tmp_path / "out.csv")
+    assert len(failures) == 2
+    assert record_of(tmp_path / "out.csv")["state"] == "done"
+
+
+def test_the_flag_is_that_of_the_written_probability(study: Path, tmp_path: Path):
+    class JustBelow(MeanEngine):
+        def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+            return np.full(len(images), 0.5 - 1e-9)
+
+    run([study / "png"], tmp_path / "out.csv", JustBelow(), threshold=0.5)
+    assert {(row["probability"], row["flag"]) for row in rows_of(tmp_path / "out.csv")} == {("0.500000", "1")}
+
+
+def test_few_bytes_are_decoded_ahead(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scan, "BYTES_AHEAD", 1)
+    output = tmp_path / "out.csv"
+    run([study], output, batch_size=1, workers=5)
+    assert len(rows_of(output)) == 17

@@ -82,7 +82,7 @@ def test_folders_are_walked_in_the_order_of_names(tmp_path: Path):
 def test_a_file_is_found_by_its_own_path_with_its_time(tmp_path: Path):
     (path,) = write_files(tmp_path, "one.dcm")
     os.utime(path, (1_500_000_000, 1_500_000_000))
-    assert list(find_entries([path])) == [Entry(path, 1_500_000_000.0)]
+    assert list(find_entries([path])) == [Entry(path, 1_500_000_000.0, Path(path).stat().st_size)]
 
 
 def test_paths_are_absolute_as_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -219,12 +219,18 @@ def test_a_name_that_is_not_utf8_is_found_and_read(tmp_path: Path):
         assert read(reader, entry) == b"content of caf\xe9.dcm"
 
 
-def test_a_file_above_the_limit_is_an_error_that_names_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 10)
-    (tmp_path / "fits").write_bytes(b"x" * 10)
-    (tmp_path / "large").write_bytes(b"x" * 11)
-    errors = {name: entry.error for name, entry in entries_by_name(tmp_path).items()}
-    assert errors == {"fits": None, "large": "11 bytes; legal: up to 10"}
+def test_folders_may_be_nested_deeper_than_generators_can(tmp_path: Path):
+    folder = tmp_path
+    for _ in range(600):
+        folder /= "d"
+        folder.mkdir()
+    (path,) = write_files(folder, "slice")
+    assert found(tmp_path) == [path]
+
+
+def test_a_name_with_a_nul_is_an_error():
+    (entry,) = find_entries(["a\0b"])
+    assert entry.error is not None
 
 
 # Zips
@@ -393,6 +399,19 @@ def test_a_dicomdir_cannot_lead_out_of_its_folder(tmp_path: Path, parts: list[st
     readable = [entry.path for entry in entries if entry.error is None and entry.skipped is None]
     assert readable == [str(tmp_path / "disc" / "IMAGE")]
     assert any(entry.error for entry in entries), "a reference that is not followed has a row, too"
+
+
+def test_a_dicomdir_finds_lower_case_names(tmp_path: Path):
+    (path,) = write_files(tmp_path / "disc", "images/a")
+    directory = write_dicomdir(tmp_path / "disc", ["IMAGES", "A"])
+    assert found(directory) == [str(directory), path]
+
+
+@pytest.mark.parametrize("parts", [["."], ["IMAGES", ".."]])
+def test_a_dicomdir_cannot_stand_for_its_folder(disc: Path, parts: list[str]):
+    directory = write_dicomdir(disc, parts)
+    entries = list(find_entries([directory]))
+    assert [bool(entry.error) for entry in entries] == [False, True]
 
 
 def test_a_dicomdir_that_refers_to_itself_ends(tmp_path: Path):

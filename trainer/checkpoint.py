@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -14,8 +13,7 @@ from hemoscan.outputs import write_atomically
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint; the one that was there stays until the new one is whole on the disk."""
-    write: Callable[[IO[bytes]], None] = lambda file: torch.save(state, file)  # noqa: E731
-    write_atomically(path, write)
+    write_atomically(path, lambda file: torch.save(state, file))
 
 
 def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

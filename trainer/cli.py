@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from hemoscan import NOTICE
-
 
 @click.command()
 @click.option(
@@ -16,7 +14,7 @@ from hemoscan import NOTICE
 )
 @click.option(
     "--experiments",
-    default="densenet-bias",
+    default="all",
     show_default=True,
     help="Names from `hemoscan models`, with commas, or all.",
 )
@@ -64,9 +62,7 @@ from hemoscan import NOTICE
     "--weights-dir",
     "weights_folder",
     type=click.Path(path_type=Path, file_okay=False),
-    default="weights",
-    show_default=True,
-    help="Where weights and cards are written.",
+    help="Where weights and cards are written.  [default: weights, with --limit the run's folder]",
 )
 @click.option("--limit", type=click.IntRange(2), help="Only the first so many slices of each split: for a trial.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
@@ -77,5 +73,4 @@ def train(**options: Any) -> None:
     """
     from hemoscan.trainer.command import run_training  # noqa: PLC0415
 
-    click.echo(NOTICE, err=True)
     run_training(**options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ def run_training(
     data: Path | None,
     experiments: str,
     run_folder: Path,
-    weights_folder: Path,
+    weights_folder: Path | None,
     device: str,
     precision: str,
     epochs: int,
@@ -53,7 +55,10 @@ def run_training(
         raise OptionError(str(error)) from error
     where = pick_device(device)
     number_format = pick_precision(precision, where)
-    _make_folder(run_folder)
+    if weights_folder is None:  # a trial must not replace the weights that ship
+        weights_folder = Path("weights") if limit is None else run_folder
+    for folder in (run_folder, weights_folder):
+        _make_folder(folder)
     try:
         with FileLock(run_folder / "lock", timeout=0):
             splits = load_splits(
@@ -71,8 +76,10 @@ def run_training(
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):  # before hours of work, not after
+            pass
     except OSError as error:
-        raise OutputError(f"{path}: cannot be made: {error.strerror or error}") from error
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -122,12 +129,18 @@ def format_metrics(name: str, metrics: dict[str, Any]) -> str:
             f"  {'':<13}TP {found['true_positives']}  FP {found['false_positives']}  "
             f"FN {found['false_negatives']}  TN {found['true_negatives']}"
         )
+    within = "  ".join(f"{group}: {auc:.3f}" for group, auc in metrics["auc_within_groups"].items())
+    lines.append(f"  AUC within groups (-1: the small ones)  {within}")
     return "\n".join([*lines, f"  threshold on the card (best F1 on this split): {metrics['threshold']:.4f}"])
 
 
+def hide_progress(quiet: bool) -> bool | None:
+    """Return tqdm's `disable`: None leaves it to whether stderr is a terminal, which cron's is not."""
+    return True if quiet or sys.stderr is None else None
+
+
 def _bar(title: str, unit: str, quiet: bool) -> Any:
-    # disable=None: tqdm shows nothing where stderr is no terminal, as under cron.
-    return lambda rows: tqdm(rows, desc=title, unit=unit, disable=True if quiet else None)
+    return lambda rows: tqdm(rows, desc=title, unit=unit, disable=hide_progress(quiet))
 
 
 class _Bars:
@@ -146,7 +159,7 @@ class _Bars:
 
     def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
         if self.bar is None:
-            self.bar = tqdm(total=steps, desc=f"{self.name} epoch {epoch + 1}", disable=True if self.quiet else None)
+            self.bar = tqdm(total=steps, desc=f"{self.name} epoch {epoch + 1}", disable=hide_progress(self.quiet))
         self.bar.n = step
         self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self.bar.update(0)

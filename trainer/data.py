@@ -22,6 +22,7 @@ from PIL import Image
 
 from hemoscan.card import InputSpec
 from hemoscan.errors import DataError
+from hemoscan.machine import usable_cores
 from hemoscan.preprocess import preprocess
 from hemoscan.trainer.balance import merge_small_groups
 
@@ -160,7 +161,7 @@ def _find_images(home: Path) -> dict[str, Reader]:
     readers: dict[str, Reader] = {}
     for tar in sorted(home.glob("*.tar")):
         readers |= _tar_readers(tar)
-    for folder in (home.parent, home, home / "data"):
+    for folder in (home, home / "data", home / "data" / "data"):
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 readers[path.stem] = path.read_bytes
@@ -205,7 +206,7 @@ def _decode(
         pixels[number], levels[number] = preprocess(grey, spec), grey.max()
 
     shown = iter(progress(rows))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(rows), DECODE_AT_ONCE):
             chunk = rows[start : start + DECODE_AT_ONCE]
             for _ in pool.map(decode, [(start + i, name) for i, (name, _) in enumerate(chunk)]):

@@ -10,6 +10,8 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 
 from hemoscan.trainer.balance import group_weights
 
+FEWEST_IN_GROUP = 10
+
 Logits = NDArray[np.float32] | NDArray[np.float64]
 
 
@@ -57,6 +59,12 @@ def cross_fitted_flags(scores: NDArray[np.float64], labels: NDArray[np.uint8], s
     return flags
 
 
+def _merge_scarce(labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Merge groups with too few of either label on this split into -1: an AUC of a handful says nothing."""
+    counts = {group: np.bincount(labels[groups == group], minlength=2).min() for group in np.unique(groups).tolist()}
+    return np.array([group if counts[group] >= FEWEST_IN_GROUP else -1 for group in groups.tolist()], np.int64)
+
+
 def measure(logits: Logits, labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> dict[str, Any]:
     """Measure a model on one split.
 
@@ -69,10 +77,12 @@ def measure(logits: Logits, labels: NDArray[np.uint8], groups: NDArray[np.intege
     -------
     dict
         `auc` and `average_precision`; `auc_group_balanced`, with every group reweighed to the same share of positives;
-        `auc_within_groups`, for groups with both labels; `at_0.5`; `threshold`, the best by F1 on this very split;
-        and `at_cross_fitted_threshold`, the honest figures at such a threshold.
+        `auc_within_groups`, of groups with at least ten of either label, the others merged into -1; `at_0.5`;
+        `threshold`, the best by F1 on this very split; and `at_cross_fitted_threshold`, the honest figures at such a
+        threshold.
     """
     scores = probabilities(logits)
+    groups = _merge_scarce(labels, groups)
     within = {
         str(group): float(roc_auc_score(labels[groups == group], scores[groups == group]))
         for group in np.unique(groups)

@@ -55,7 +55,7 @@ def publish(
         sha256=hashlib.sha256(weights).hexdigest(),
         training={
             "recipe": "report",
-            "data": "Unibuc brain anomaly detection (17,000 labelled slices of RSNA 2019), its own training split",
+            "data": "Unibuc brain anomaly detection, a subset of RSNA 2019: training split",
             "slices": len(splits[0]),
             "positives": int(splits[0].labels.sum()),
             "init": recipe.init if recipe.init in ("imagenet", "scratch") else Path(recipe.init).name,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
+from hemoscan.devices import autocast
 from hemoscan.errors import TrainingError
 from hemoscan.networks import Classifier, round_weights, start_classifier, top_unit
 from hemoscan.trainer.balance import class_weights, group_weights, output_bias
@@ -125,7 +126,7 @@ class _Training:
             "experiment": experiment.name,
             "precision": precision,
             "device": device.type,
-            "samples": hashlib.sha256(repr(self.training.ids).encode() + self.training.labels.tobytes()).hexdigest(),
+            "samples": [fingerprint(split) for split in splits],
         }
 
     def run_epoch(self, path: Path, progress: Progress) -> None:
@@ -160,9 +161,9 @@ class _Training:
         """Train on the slices that `batch`, of shape (k,), names; return the loss, never learn a non-finite one."""
         index = batch.to(self.device)
         self.classifier.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(self.device, self.precision):
             logits = self.classifier(resized(self.images[index], size))  # (k,)
-        loss = binary_cross_entropy_with_logits(logits.float(), self.labels[index], self.weights[index])
+        loss = binary_cross_entropy_with_logits(logits, self.labels[index], self.weights[index])
         value = loss.item()
         if not math.isfinite(value):
             names = ", ".join(self.training.ids[i] for i in batch.tolist())
@@ -228,6 +229,13 @@ def _set_rng_state(device: torch.device, state: Tensor) -> None:
         torch.set_rng_state(state)
 
 
+def fingerprint(split: Split) -> str:
+    """Return a hash of ids, labels and pixels: a training goes on with the same samples only."""
+    found = hashlib.sha256(repr(split.ids).encode() + split.labels.tobytes())
+    found.update(split.images.data)
+    return found.hexdigest()
+
+
 def sample_weights(experiment: Experiment, recipe: Recipe, split: Split) -> NDArray[np.float32]:
     """Return each slice's weight in the loss, of shape (n,)."""
     weights = np.ones(len(split), np.float32)
@@ -260,6 +268,6 @@ def predict(classifier: Classifier, split: Split, device: torch.device, precisio
     images = torch.from_numpy(split.images)
     parts = []
     for batch in torch.split(images, EVALUATION_BATCH):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            parts.append(classifier(batch.to(device)).float().cpu())
+        with autocast(device, precision):
+            parts.append(classifier(batch.to(device)).cpu())
     return torch.cat(parts).numpy()
