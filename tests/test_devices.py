@@ -67,7 +67,7 @@ def test_auto_is_bf16_where_the_device_computes_in_it(
     monkeypatch: pytest.MonkeyPatch, device: str, has_bf16: bool, expected: str
 ):
     monkeypatch.setattr(devices, "cpu_computes_bf16", lambda: has_bf16)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0) if has_bf16 else (7, 5))
     assert pick_precision("auto", torch.device(device)) == expected
 
 
