@@ -129,8 +129,9 @@ def format_metrics(name: str, metrics: dict[str, Any]) -> str:
             f"  {'':<13}TP {found['true_positives']}  FP {found['false_positives']}  "
             f"FN {found['false_negatives']}  TN {found['true_negatives']}"
         )
-    within = "  ".join(f"{group}: {auc:.3f}" for group, auc in metrics["auc_within_groups"].items())
-    lines.append(f"  AUC within groups (-1: the small ones)  {within}")
+    within = [f"{group}: {auc:.3f}" for group, auc in metrics["auc_within_groups"].items()]
+    lines.append("  AUC within groups (-1: the small ones)")
+    lines += [f"  {'':<13}{'  '.join(within[i : i + 6])}" for i in range(0, len(within), 6)]
     return "\n".join([*lines, f"  threshold on the card (best F1 on this split): {metrics['threshold']:.4f}"])
 
 
