@@ -151,8 +151,8 @@ def test_cross_fitted_f1_is_not_above_the_best_of_the_split():
 
 
 def test_a_score_that_tells_the_group_only_gains_nothing_with_groups_balanced():
-    groups = np.repeat([70, 80], [100, 50])
-    labels = np.concatenate([np.arange(100) < 6, np.arange(50) < 20]).astype(np.uint8)
+    groups = np.repeat([70, 80], [200, 100])
+    labels = np.concatenate([np.arange(200) < 12, np.arange(100) < 40]).astype(np.uint8)
     found = measure(np.where(groups == 80, 1.0, -1.0), labels, groups)
     assert found["auc"] > 0.75
     assert found["auc_group_balanced"] == pytest.approx(0.5)

@@ -23,7 +23,7 @@ from trainer_data import FIRST_TRAINING_ID, FIRST_VALIDATION_ID, make_rows, writ
 from hemoscan import NOTICE
 from hemoscan.card import BRAIN, find_model
 from hemoscan.cli import cli, main
-from hemoscan.errors import DataError, DeviceError, HemoscanError, OutputError, TrainingError
+from hemoscan.errors import DataError, HemoscanError, OutputError, TrainingError
 from hemoscan.networks import load_classifier
 from hemoscan.trainer.data import load_splits
 from hemoscan.trainer.metrics import at_threshold, measure, probabilities
@@ -251,11 +251,10 @@ def test_bad_options_exit_with_2_and_the_legal_values(data: Path, tmp_path: Path
     [
         ({"data": "nowhere"}, DataError, "nowhere: no train_labels.txt"),
         ({"limit": "2"}, DataError, "training split has 2 slices"),
-        ({"device": "abacus"}, DeviceError, "'abacus'; legal: auto, cpu"),
         ({"run_dir": "file/runs"}, OutputError, "file"),
         ({"weights_dir": "file/weights", "limit": "4", "sizes": "32:1"}, OutputError, "file"),
     ],
-    ids=["no data", "one class", "no such device", "run folder below a file", "weights folder below a file"],
+    ids=["no data", "one class", "run folder below a file", "weights folder below a file"],
 )
 def test_what_fails_exits_with_1_and_says_why(  # noqa: PLR0917
     data: Path,
