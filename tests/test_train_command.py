@@ -233,6 +233,7 @@ def test_a_second_run_in_the_same_folder_fails_with_a_message(data: Path, tmp_pa
         ({"seed": "-1"}, "--seed"),
         ({"limit": "1"}, "--limit"),
         ({"epochs": "0"}, "--epochs"),
+        ({"device": "abacus"}, "'abacus'; legal: auto, cpu"),
         ({"input": "bone"}, "--input"),
         ({"precision": "fp16"}, "--precision"),
         ({"unknown": "1"}, "--unknown"),
