@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import hemoscan
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"hemoscan": "scanner", "hemoscan.trainer": "trainer", "hemoscan.weights": "weights"}
 DATA = ("*.py", "py.typed", "*.json", "*.safetensors", "NOTICE.md")
@@ -26,7 +28,9 @@ def options() -> configparser.ConfigParser:
 
 @pytest.fixture(scope="module")
 def installed() -> set[str]:
-    return {file.as_posix() for file in metadata.files("hemoscan") or ()}
+    # Beside the imported package: what a build leaves in the checkout calls itself hemoscan, too.
+    (found,) = metadata.distributions(name="hemoscan", path=[str(Path(hemoscan.__file__).parents[1])])
+    return {file.as_posix() for file in found.files or ()}
 
 
 def test_every_folder_of_sources_is_a_listed_package(options: configparser.ConfigParser):

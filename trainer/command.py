@@ -57,10 +57,10 @@ def run_training(
     number_format = pick_precision(precision, where)
     if weights_folder is None:  # a trial must not replace the weights that ship
         weights_folder = Path("weights") if limit is None else run_folder
-    for folder in (run_folder, weights_folder):
-        _make_folder(folder)
+    _make_folder(run_folder)
     try:
         with FileLock(run_folder / "lock", timeout=0):
+            _make_folder(weights_folder)
             splits = load_splits(
                 data or default_folder(), recipe.spec, limit=limit, progress=_bar("reading", "slice", quiet)
             )
