@@ -51,6 +51,10 @@ class InputSpec:
     """Subtracted, per channel, after scaling (torchvision's ImageNet figures)."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Divided by, per channel."""
+    tissue: float | None = None
+    """HU to which the median of the slice's central tissue is brought; None: values are left as they are."""
+    crop: bool = False
+    """Whether the head is cut out of the frame, once that has the data set's size, and resized to `size`."""
 
     def __post_init__(self) -> None:
         if not _numbers(self.window, 2):
@@ -68,6 +72,10 @@ class InputSpec:
             raise CardError(f"input std {self.std!r}; legal: above 0, three of them")
         if not _numbers(self.mean, 3):
             raise CardError(f"input mean {self.mean!r}; legal: three numbers")
+        if self.tissue is not None and (not _numbers((self.tissue,), 1) or not low < self.tissue < high):
+            raise CardError(f"input tissue {self.tissue!r}; legal: null, or HU within the window")
+        if not isinstance(self.crop, bool):
+            raise CardError(f"input crop {self.crop!r}; legal: true or false")
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -80,7 +88,9 @@ BRAIN = InputSpec(window=(35.0, 70.0), scale=70.0)
 """0 to 70 HU: hides the header's window, so the site (see docs/training.md)."""
 RAW = InputSpec(window=(127.5, 255.0), scale=255.0)
 """The report's own grey values: whatever the header's window left of the HU."""
-INPUTS = {"brain": BRAIN, "raw": RAW}
+HEAD = InputSpec(window=(35.0, 70.0), scale=70.0, tissue=30.0, crop=True)
+"""0 to 70 HU of the head alone, its tissue at a common level."""
+INPUTS = {"brain": BRAIN, "raw": RAW, "head": HEAD}
 
 
 @dataclass(frozen=True)

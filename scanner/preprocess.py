@@ -2,7 +2,8 @@
 
 The steps are those that made the data set's PNGs from DICOM: clip to a window, truncate to whole HU, resize by plain
 bilinear interpolation with half-pixel centres and without antialiasing. Clipping comes first: the other order
-differs by up to the window's width at the skull.
+differs by up to the window's width at the skull. A card may ask for two steps more, after these: the brain's level
+aligned, and the head cut out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan.card import InputSpec
+from hemoscan.head import FRAME, align_tissue, cut_out, head_box
 
 Taps = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
 
@@ -36,7 +38,12 @@ def preprocess(hu: NDArray[np.floating] | NDArray[np.integer], spec: InputSpec) 
     low, high = spec.limits
     # NaN marks no measurement; it is padding.
     clipped = np.clip(np.nan_to_num(hu, nan=low), low, high).astype(np.uint8)
-    return resize_bilinear(pad_square(clipped, int(low)), spec.size)
+    frame = resize_bilinear(pad_square(clipped, int(low)), FRAME if spec.crop else spec.size)
+    if spec.tissue is not None:
+        frame = align_tissue(frame, spec.tissue, spec.limits)
+    if spec.crop:
+        frame = resize_bilinear(cut_out(frame, head_box(frame), int(low)), spec.size)
+    return frame
 
 
 def pad_square(image: NDArray[np.uint8], value: int) -> NDArray[np.uint8]:

@@ -8,6 +8,9 @@ import socket
 from pathlib import Path
 from typing import NoReturn
 
+# Before torch: networks here are tiny, and threads that wait for each other on a busy machine are slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from hemoscan.card import BRAIN, Card, Model

@@ -60,7 +60,11 @@ def test_a_card_comes_back_as_it_was_written(tmp_path: Path, spec: InputSpec):
 
 
 def test_inputs_span_whole_grey_values():
-    assert {name: spec.limits for name, spec in INPUTS.items()} == {"brain": (0.0, 70.0), "raw": (0.0, 255.0)}
+    assert {name: spec.limits for name, spec in INPUTS.items()} == {
+        "brain": (0.0, 70.0),
+        "raw": (0.0, 255.0),
+        "head": (0.0, 70.0),
+    }
 
 
 BAD_VALUES: list[tuple[dict[str, Any], str]] = [

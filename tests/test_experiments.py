@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hemoscan.card import BRAIN, RAW
-from hemoscan.trainer.experiments import Experiment, Recipe, parse_experiments, parse_sizes
+from hemoscan.card import BRAIN, HEAD, RAW
+from hemoscan.trainer.experiments import RECIPES, Experiment, Recipe, parse_experiments, parse_sizes
 
 EIGHT = [
     ("densenet-base", "densenet121", False, False),
@@ -130,3 +130,46 @@ def test_sizes_are_read(text: str, pairs: tuple[tuple[int, int], ...]):
 def test_sizes_in_another_form_are_refused_with_the_legal_one(text: str):
     with pytest.raises(ValueError, match="legal: "):
         parse_sizes(text)
+
+
+def test_the_strong_recipe_is_a_valid_recipe_on_heads():
+    recipe = Recipe(**{"name": "strong", **RECIPES["strong"], "init": "scratch"})
+    assert recipe.spec == HEAD
+    assert recipe.augment
+    assert recipe.one_cycle
+    assert recipe.reweigh_groups
+
+
+def test_a_constant_rate_stays():
+    assert {Recipe().rate_at(part) for part in (0.0, 0.3, 1.0)} == {5e-4}
+
+
+def test_one_cycle_rises_and_falls_to_nothing():
+    recipe = Recipe(learning_rate=1e-3, one_cycle=True)
+    rates = [recipe.rate_at(step / 100) for step in range(101)]
+    top = rates.index(max(rates))
+    assert rates[0] == pytest.approx(4e-5)
+    assert rates[top] == pytest.approx(1e-3)
+    assert top == 15
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] == pytest.approx(1e-6)
+
+
+def test_a_schedule_is_not_lengthened_in_the_middle():
+    assert "epochs" in Recipe(one_cycle=True).identity()
+    assert "epochs" not in Recipe().identity()
+
+
+def test_the_size_is_the_inputs():
+    assert Recipe(size=128).spec.size == 128
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"name": "weak"}, {"size": 31}, {"size": 1025}, {"negatives": 0.0}, {"negatives": 1.1}, {"weight_decay": -1.0}],
+    ids=str,
+)
+def test_values_of_a_recipe_out_of_range_are_refused(changed: dict[str, Any]):
+    with pytest.raises(ValueError, match="legal"):
+        Recipe(**changed)

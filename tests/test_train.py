@@ -228,6 +228,24 @@ def test_sample_weights_of_each_variant(experiment: str, reweigh: bool, expected
     assert found.tolist() == pytest.approx(expected().tolist())
 
 
+def test_negatives_that_are_shown_less_often_weigh_the_more():
+    weights = sample_weights(Experiment("densenet-base"), recipe_of(negatives=0.25), TRAINING)
+    assert set(weights[TRAINING.labels == 1]) == {1.0}
+    assert set(weights[TRAINING.labels == 0]) == {4.0}
+
+
+def test_an_epoch_shows_every_positive_and_a_share_of_the_negatives_drawn_anew():
+    labels = np.array([1, 0, 0, 0, 0] * 200, np.uint8)
+    epochs = [
+        torch.cat(epoch_batches(labels, recipe_of(negatives=0.25, batch_size=7), epoch)).tolist() for epoch in (0, 1)
+    ]
+    for shown in epochs:
+        assert len(set(shown)) == len(shown)
+        assert sum(labels[shown]) in {199, 200}  # a last batch of one is left out
+        assert 150 < len(shown) - 200 < 250
+    assert set(epochs[0]) != set(epochs[1])
+
+
 def test_sample_weights_scale_the_loss(run_folder: Path, monkeypatch: pytest.MonkeyPatch):
     losses: list[float] = []
 
@@ -244,7 +262,7 @@ def test_sample_weights_scale_the_loss(run_folder: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("n", "batch_size", "lengths"), [(12, 4, [4, 4, 4]), (11, 4, [4, 4, 3]), (9, 4, [4, 4])])
 def test_batches_show_every_slice_once_but_make_none_of_one(n: int, batch_size: int, lengths: list[int]):
-    batches = epoch_batches(n, recipe_of(batch_size=batch_size), 0)
+    batches = epoch_batches(np.zeros(n, np.uint8), recipe_of(batch_size=batch_size), 0)
     assert [len(batch) for batch in batches] == lengths
     shown = torch.cat(batches).tolist()
     assert len(set(shown)) == len(shown)
@@ -253,7 +271,7 @@ def test_batches_show_every_slice_once_but_make_none_of_one(n: int, batch_size: 
 
 def test_the_order_depends_on_seed_and_epoch_only():
     def order(seed: int, epoch: int) -> list[int]:
-        return torch.cat(epoch_batches(40, recipe_of(seed=seed), epoch)).tolist()  # type: ignore[no-any-return]
+        return torch.cat(epoch_batches(np.zeros(40, np.uint8), recipe_of(seed=seed), epoch)).tolist()  # type: ignore[no-any-return]
 
     first = order(0, 0)
     torch.manual_seed(5)
@@ -263,7 +281,7 @@ def test_the_order_depends_on_seed_and_epoch_only():
 
 def test_batches_leave_the_generator_of_dropout_alone():
     before = torch.get_rng_state()
-    epoch_batches(40, recipe_of(), 0)
+    epoch_batches(np.zeros(40, np.uint8), recipe_of(), 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -298,7 +316,7 @@ def test_a_diverging_training_names_the_slices_of_the_batch(run_folder: Path):
     recipe = recipe_of(learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"loss (nan|inf)") as caught:
         train(BASE, recipe, SPLITS, run_folder, CPU, progress=Progress(step=count))
-    batch = set(epoch_batches(len(TRAINING), recipe, 0)[done].tolist())
+    batch = set(epoch_batches(TRAINING.labels, recipe, 0)[done].tolist())
     named = {i for i, name in enumerate(TRAINING.ids) if name in str(caught.value)}
     assert named == batch
 
@@ -315,7 +333,7 @@ def test_a_non_finite_loss_leaves_the_checkpoint_as_it_was(
     train(BASE, recipe_of(1), SPLITS, run_folder, CPU)
     checkpoint = run_folder / "densenet-base.checkpoint.pt"
     before = checkpoint.read_bytes()
-    spoilt = epoch_batches(len(TRAINING), recipe_of(2), 1)[1]
+    spoilt = epoch_batches(TRAINING.labels, recipe_of(2), 1)[1]
     with monkeypatch.context() as patch:
         weights = np.ones(12, np.float32)
         weights[int(spoilt[0])] = np.inf

@@ -22,14 +22,32 @@ import click
     "--init", default="imagenet", show_default=True, help="imagenet, scratch, or a state dict (.safetensors, .pth)."
 )
 @click.option(
-    "--input",
-    type=click.Choice(["brain", "raw"]),
-    default="brain",
+    "--recipe",
+    "name",
+    type=click.Choice(["report", "strong"]),
+    default="report",
     show_default=True,
-    help="brain: 0 to 70 HU; raw: the report's.",
+    help="report: as published; strong: heads cut out and aligned, augmented, one-cycle rate. Options override it.",
 )
-@click.option("--reweigh-groups", is_flag=True, help="Give every site's slices the same share of positives.")
-@click.option("--epochs", type=click.IntRange(1), default=7, show_default=True)
+@click.option(
+    "--input",
+    type=click.Choice(["brain", "raw", "head"]),
+    help="brain: 0 to 70 HU; raw: the report's; head: brain, cut out and aligned.  [default: brain, strong: head]",
+)
+@click.option("--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="The input's pixels.")
+@click.option(
+    "--reweigh-groups/--no-reweigh-groups",
+    default=None,
+    help="Give every site's slices the same share of positives.  [default: no, strong: yes]",
+)
+@click.option("--epochs", type=click.IntRange(1), help="[default: 7, strong: 9]")
+@click.option(
+    "--negatives",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of the negatives shown in an epoch, weighing the more: less time, the same expected loss.",
+)
 @click.option(
     "--sizes",
     metavar="PIXELS:EPOCHS,...",
@@ -37,7 +55,9 @@ import click
 )
 @click.option("--batch-size", type=click.IntRange(2), default=32, show_default=True)
 @click.option(
-    "--learning-rate", type=click.FloatRange(0, min_open=True), default=5e-4, show_default=True, help="Adam's."
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Adam's; strong: the highest of its cycle.  [default: 0.0005, strong: 0.0015]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option(

@@ -19,7 +19,7 @@ from hemoscan.devices import pick_device, pick_precision
 from hemoscan.errors import OptionError, OutputError, TrainingError
 from hemoscan.outputs import write_atomically
 from hemoscan.trainer.data import Split, default_folder, load_splits
-from hemoscan.trainer.experiments import Experiment, Recipe, parse_experiments, parse_sizes
+from hemoscan.trainer.experiments import RECIPES, Experiment, Recipe, parse_experiments, parse_sizes
 from hemoscan.trainer.publish import publish
 from hemoscan.trainer.train import Progress, train
 
@@ -32,7 +32,8 @@ def run_training(
     weights_folder: Path | None,
     device: str,
     precision: str,
-    epochs: int,
+    name: str,
+    epochs: int | None,
     sizes: str | None,
     limit: int | None,
     quiet: bool,
@@ -50,7 +51,10 @@ def run_training(
     try:
         chosen = parse_experiments(experiments)
         pairs = parse_sizes(sizes) if sizes else ()
-        recipe = Recipe(epochs=sum(n for _, n in pairs) if pairs else epochs, sizes=pairs, **options)
+        given = {key: value for key, value in {"epochs": epochs, **options}.items() if value is not None}
+        if pairs:
+            given["epochs"] = sum(n for _, n in pairs)
+        recipe = Recipe(**{"name": name, **RECIPES[name], "sizes": pairs, **given})
     except ValueError as error:
         raise OptionError(str(error)) from error
     where = pick_device(device)

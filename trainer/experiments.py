@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hemoscan.card import ARCHITECTURES, INPUTS, MODEL_NAMES, InputSpec
+
+WARM_UP = 0.15
 
 
 @dataclass(frozen=True)
@@ -49,22 +51,49 @@ def parse_experiments(text: str) -> tuple[Experiment, ...]:
     return tuple(Experiment(name) for name in names)
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "report": {},
+    "strong": {
+        "epochs": 9,
+        "learning_rate": 1.5e-3,
+        "input": "head",
+        "reweigh_groups": True,
+        "weight_decay": 0.02,
+        "one_cycle": True,
+        "augment": True,
+    },
+}
+"""Where a named recipe departs from the defaults of `Recipe`."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How an experiment is trained. The defaults are the report's, but for `input`, `init` and what is said below."""
 
+    name: str = "report"
+    """One of `RECIPES`."""
     epochs: int = 7
     """Times that every training slice is shown."""
     batch_size: int = 32
     """Slices per step (Keras' default: the report names none)."""
     learning_rate: float = 5e-4
-    """Adam's, constant."""
+    """Adam's; of a one-cycle schedule, the highest."""
+    weight_decay: float = 0.0
+    """AdamW's, decoupled; at 0 AdamW is Adam."""
+    one_cycle: bool = False
+    """Whether the rate rises over the first steps and then falls to nothing (`rate_at`), instead of staying."""
+    augment: bool = False
+    """Whether slices are changed at random: `trainer.augment`."""
+    negatives: float = 1.0
+    """Share of the negatives that an epoch shows, drawn anew each time; they weigh the more."""
     seed: int = 0
     """Of initialisation, order of samples and dropout."""
     init: str = "imagenet"
     """imagenet, scratch, or a file: see `hemoscan.networks.start_classifier`."""
     input: str = "brain"
-    """brain: 0 to 70 HU; raw: the report's own grey values."""
+    """brain: 0 to 70 HU; raw: the report's own grey values; head: 0 to 70 HU of the head alone, its level aligned."""
+    size: int = 224
+    """Rows and columns of the network's input."""
     reweigh_groups: bool = False
     """Whether every group (header's window, so site) counts with the same share of positives: `trainer.balance`."""
     sizes: tuple[tuple[int, int], ...] = ()
@@ -73,6 +102,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2 or not 0 < self.learning_rate < math.inf:
             raise ValueError("legal: 1 epoch or more, batch size of 2 or more, learning rate above 0, finite")
+        if self.name not in RECIPES:
+            raise ValueError(f"recipe {self.name!r}; legal: {', '.join(RECIPES)}")
+        if not 0 < self.negatives <= 1 or not 0 <= self.weight_decay < math.inf:
+            raise ValueError("legal: share of negatives above 0 up to 1, weight decay of 0 or more, finite")
+        if not 32 <= self.size <= 1024:
+            raise ValueError(f"size {self.size}; legal: 32 to 1024 pixels")
         if self.input not in INPUTS:
             raise ValueError(f"input {self.input!r}; legal: {', '.join(INPUTS)}")
         if self.sizes and sum(epochs for _, epochs in self.sizes) != self.epochs:
@@ -81,7 +116,7 @@ class Recipe:
     @property
     def spec(self) -> InputSpec:
         """The network's input."""
-        return INPUTS[self.input]
+        return replace(INPUTS[self.input], size=self.size)
 
     def size_of(self, epoch: int) -> int:
         """Return the rows and columns at which an epoch (counted from 0) is trained."""
@@ -92,10 +127,28 @@ class Recipe:
         return self.spec.size
 
     def identity(self) -> dict[str, Any]:
-        """Return all that a run must share with a checkpoint to go on from it: everything but the number of epochs."""
+        """Return all that a run must share with a checkpoint to go on from it: everything but the number of epochs.
+
+        That too where the rate depends on it.
+        """
         values = asdict(self)
-        del values["epochs"], values["sizes"]
+        del values["sizes"]
+        if not self.one_cycle:
+            del values["epochs"]
         return values
+
+    def rate_at(self, part: float) -> float:
+        """Return the learning rate when `part` (0 to 1) of the training is done.
+
+        One cycle: a linear rise from a 25th over the first 15 %, then a cosine down to a thousandth. Source: Smith and
+        Topin, Super-convergence, 2018.
+        """
+        if not self.one_cycle:
+            return self.learning_rate
+        if part < WARM_UP:
+            return self.learning_rate * (1 / 25 + (1 - 1 / 25) * part / WARM_UP)
+        cosine = 0.5 * (1 + math.cos(math.pi * min((part - WARM_UP) / (1 - WARM_UP), 1)))
+        return self.learning_rate * (1e-3 + (1 - 1e-3) * cosine)
 
 
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:

@@ -19,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from hemoscan.devices import autocast
 from hemoscan.errors import TrainingError
 from hemoscan.networks import Classifier, round_weights, start_classifier, top_unit
+from hemoscan.trainer.augment import augment
 from hemoscan.trainer.balance import class_weights, group_weights, output_bias
 from hemoscan.trainer.checkpoint import load_checkpoint, save_checkpoint
 from hemoscan.trainer.data import Split
@@ -115,7 +116,9 @@ class _Training:
             unit = top_unit(self.classifier, experiment.architecture)
             nn.init.constant_(unit.bias, output_bias(self.training.labels))
         self.classifier.to(device)
-        self.optimizer = torch.optim.Adam(self.classifier.parameters(), recipe.learning_rate)
+        self.optimizer = torch.optim.AdamW(
+            self.classifier.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
         self.images = torch.from_numpy(self.training.images).to(device)  # (n, size, size), uint8
         self.labels = torch.from_numpy(self.training.labels).to(device).float()  # (n,)
         self.weights = torch.from_numpy(sample_weights(experiment, recipe, self.training)).to(device)  # (n,)
@@ -133,10 +136,12 @@ class _Training:
         """Train what is left of the epoch, measure on the validation split, save."""
         position = self.position
         size = self.recipe.size_of(position.epoch)
-        batches = epoch_batches(len(self.training), self.recipe, position.epoch)
+        batches = epoch_batches(self.training.labels, self.recipe, position.epoch)
         saved = time.monotonic()
         for batch in batches[position.step :]:
             started = time.monotonic()
+            rate = self.recipe.rate_at((position.epoch + position.step / len(batches)) / self.recipe.epochs)
+            self.optimizer.param_groups[0]["lr"] = rate
             loss = self.take_step(batch, size)
             position.step += 1
             position.loss += loss
@@ -161,8 +166,11 @@ class _Training:
         """Train on the slices that `batch`, of shape (k,), names; return the loss, never learn a non-finite one."""
         index = batch.to(self.device)
         self.classifier.train()
+        images = resized(self.images[index], size)  # (k, size, size)
+        if self.recipe.augment:
+            images = augment(images, self.recipe.spec.limits, self.generator())
         with autocast(self.device, self.precision):
-            logits = self.classifier(resized(self.images[index], size))  # (k,)
+            logits = self.classifier(images)  # (k,)
         loss = binary_cross_entropy_with_logits(logits, self.labels[index], self.weights[index])
         value = loss.item()
         if not math.isfinite(value):
@@ -173,6 +181,11 @@ class _Training:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return value
+
+    def generator(self) -> torch.Generator:
+        """Return a generator that this step alone draws from, so that a training that goes on draws the same."""
+        step = (self.recipe.seed * 1_000_003 + self.position.epoch) * 1_000_003 + self.position.step
+        return torch.Generator(self.device).manual_seed(step)
 
     def predict(self) -> NDArray[np.float32]:
         """Return the validation split's logits, of shape (n,)."""
@@ -243,12 +256,17 @@ def sample_weights(experiment: Experiment, recipe: Recipe, split: Split) -> NDAr
         weights *= class_weights(split.labels)
     if recipe.reweigh_groups:
         weights *= group_weights(split.labels, split.groups)
+    weights[split.labels == 0] /= recipe.negatives
     return weights
 
 
-def epoch_batches(n: int, recipe: Recipe, epoch: int) -> list[Tensor]:
+def epoch_batches(labels: NDArray[np.uint8], recipe: Recipe, epoch: int) -> list[Tensor]:
     """Return the epoch's batches of indices: the same for every experiment with this seed, whatever happened before."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch))
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+    order = torch.randperm(len(labels), generator=generator)
+    if recipe.negatives < 1:
+        negative = torch.from_numpy(labels)[order] == 0
+        order = order[~negative | (torch.rand(len(order), generator=generator) < recipe.negatives)]
     # BatchNorm has no variance to take from a batch of one.
     return [batch for batch in torch.split(order, recipe.batch_size) if len(batch) > 1]
 
