@@ -86,7 +86,7 @@ def test_the_labels_of_a_phantom_are_read(tmp_path: Path):
         ("path,label,frame\na,1,99999999999999999999\n", "frame is"),
         ("path,label,patient\na,1,\n", "line 2: patient is ''; legal: filled in every row"),
         ("path,label,group\na,1,\n", "line 2: group is ''"),
-        ("ID,Label\nID_a_any,1\nother,0\n", "line 3: ID is 'other'; legal: ids such as ID_x_any"),
+        ("ID,Label\nID_a_any,1\nother,0\n", "line 3: id is 'other'; legal: ids such as ID_x_any"),
         ("ID,Label\nID_a_any,1\nID_a_any,0\n", "line 3: ID is 'ID_a_any'; legal: each slice once"),
         ("ID,Label\nID_a_epidural,1\n", "no labels"),
         ("path,label\n" + "x" * 200_000 + ",1\n", "cannot be read as a CSV"),

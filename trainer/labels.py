@@ -97,6 +97,34 @@ def find_key_column(table: Table) -> tuple[KeyKind, int | None]:
     return "id", None
 
 
+def rsna_slice(table: Table, line: int, key: str) -> str | None:
+    """Return the SOPInstanceUID of RSNA's id `ID_x_any`, None for its rows on one kind of hemorrhage.
+
+    Raises
+    ------
+    DataError
+        If the id is none of RSNA's.
+    """
+    parts = RSNA_ID.fullmatch(key)
+    if parts is None:
+        raise DataError(f"{table.path}, line {line}: id is {key!r}; legal: ids such as ID_x_any, as in the rows before")
+    return parts[1] if parts[2] == "any" else None
+
+
+def parse_frame(table: Table, line: int, cells: list[str], place: int) -> int:
+    """Return the number of a frame, 1 if its cell is empty.
+
+    Raises
+    ------
+    DataError
+        If it is none; the text names file, line and value.
+    """
+    text = cells[place] or "1"
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < MAX_FRAME):
+        raise table.error(line, place, cells, "1, 2, 3, ..., or empty for 1")
+    return int(text)
+
+
 class _Reader:
     """Reads the rows of one file."""
 
@@ -123,7 +151,7 @@ class _Reader:
             if slice_ in found:
                 if self.rsna and found[slice_] == label:
                     continue
-                raise self.error(line, self.key, cells, "each slice once")
+                raise self.table.error(line, self.key, cells, "each slice once")
             found[slice_] = label
             for name, values in others.items():
                 values.append(self.filled(line, cells, self.others[name]))
@@ -146,31 +174,18 @@ class _Reader:
         key = self.filled(line, cells, self.key)
         if self.rsna is None:
             self.rsna = RSNA_ID.fullmatch(key) is not None
-        if not self.rsna:
-            return key
-        parts = RSNA_ID.fullmatch(key)
-        if parts is None:
-            raise self.error(line, self.key, cells, "ids such as ID_x_any, as in the rows before")
-        return parts[1] if parts[2] == "any" else None
+        return rsna_slice(self.table, line, key) if self.rsna else key
 
     def label_of(self, line: int, cells: list[str]) -> int:
         try:
             return LABEL_VALUES[cells[self.label].lower()]
         except KeyError:
-            raise self.error(line, self.label, cells, "0 or 1") from None
+            raise self.table.error(line, self.label, cells, "0 or 1") from None
 
     def frame_of(self, line: int, cells: list[str]) -> int:
-        text = "" if self.frame is None else cells[self.frame]
-        if self.frame is not None and text and not (text.isascii() and text.isdigit() and 0 < int(text) < MAX_FRAME):
-            raise self.error(line, self.frame, cells, "1, 2, 3, ..., or empty for 1")
-        return int(text or 1)
+        return 1 if self.frame is None else parse_frame(self.table, line, cells, self.frame)
 
     def filled(self, line: int, cells: list[str], place: int) -> str:
         if not cells[place]:
-            raise self.error(line, place, cells, "filled in every row")
+            raise self.table.error(line, place, cells, "filled in every row")
         return cells[place]
-
-    def error(self, line: int, place: int, cells: list[str], legal: str) -> DataError:
-        return DataError(
-            f"{self.table.path}, line {line}: {self.table.header[place]} is {cells[place]!r}; legal: {legal}"
-        )

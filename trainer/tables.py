@@ -40,6 +40,10 @@ class Table:
             raise DataError(f"{self.path}: columns {several}; legal: one of {', '.join(names)}")
         return found[0] if found else None
 
+    def error(self, line: int, place: int, cells: Sequence[str], legal: str) -> DataError:
+        """Return the error that says what is wrong with a cell."""
+        return DataError(f"{self.path}, line {line}: {self.header[place]} is {cells[place]!r}; legal: {legal}")
+
 
 def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character not in " _-")
