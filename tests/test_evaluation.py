@@ -283,6 +283,19 @@ def test_studies_take_the_highest_slice():
     assert not found.probabilities
 
 
+def test_a_share_without_a_miss_has_an_exact_interval_over_patients():
+    labels = np.array([1] * 10 + [0] * 20, np.uint8)
+    sample = Sample(labels * 0.8 + 0.1, labels, labels == 1, np.arange(30) // 2)
+    found = evaluate(sample, FEW, (0.1,)).estimates
+    # 5 patients without a miss: (1 - p)^5 = 0.025 at the lower end.
+    assert found["sensitivity"] == Estimate(1, pytest.approx(0.025 ** (1 / 5)), 1)
+    assert found["specificity"] == Estimate(1, pytest.approx(0.025 ** (1 / 10)), 1)
+    assert found["auc"] == found["npv_at_0.1"] == Estimate(1), "no interval rather than one without width"
+    bins = evaluate(sample, FEW).bins
+    assert [observed.value for _, observed in bins] == [0, 1]
+    assert bins[0][1] == Estimate(0, 0, pytest.approx(1 - 0.025 ** (1 / 10)))
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_label_alone_leaves_what_needs_both_open(label: int):
     sample = make_sample(20)

@@ -17,6 +17,8 @@ GRID = 1 / 64
 STEPS = 40
 LONGEST_STEP = 2.0
 TOLERANCE = 1e-6
+# A mean of p (1 - p) below this is that of a fit on its way to infinity.
+LEAST_CURVATURE = 1e-9
 
 FloatArray = NDArray[np.float64]
 
@@ -86,13 +88,14 @@ def _fit(x: FloatArray, labels: NDArray[np.uint8], weights: Weights, *, slope: b
     for _ in range(STEPS):
         p = 0.5 + 0.5 * np.tanh(0.5 * (found[:, :1] + found[:, 1:] * x))  # (b, m)
         gradient = target - (total * p) @ powers[:, :free]
+        moments = (total * p * (1 - p)) @ powers
         with np.errstate(divide="ignore", invalid="ignore"):  # of labels that x separates
-            step = _solve((total * p * (1 - p)) @ powers, gradient)
+            step = _solve(moments, gradient)
         found[:, :free] += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
         if not (np.abs(step) > TOLERANCE).any():
             break
-    settled = np.all(np.abs(step) <= TOLERANCE, axis=1, keepdims=True)
-    return np.where(settled, found, np.nan)
+    settled = np.all(np.abs(step) <= TOLERANCE, axis=1) & (moments[:, 0] > LEAST_CURVATURE * total.sum(1))
+    return np.where(settled[:, None], found, np.nan)
 
 
 def _solve(moments: FloatArray, gradient: FloatArray) -> FloatArray:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hemoscan.trainer.bootstrap import Bootstrap, Estimate, Statistics, Weights, draw, estimate, p_value
-from hemoscan.trainer.calibration import brier, calibration
+from hemoscan.trainer.bootstrap import Bootstrap, Estimate, Statistics, Weights, draw, estimate, exact, p_value
+from hemoscan.trainer.calibration import brier, calibration, equal_mass_bins
 from hemoscan.trainer.figures import Ranking, Rates, balance, predictive_values, rates
 from hemoscan.trainer.metrics import at_threshold, cross_fitted_flags
 
@@ -102,14 +103,13 @@ def evaluate(sample: Sample, bootstrap: Bootstrap, prevalences: tuple[float, ...
     Figures that are not defined, such as an AUC of positives alone, are None, and so are intervals that the sample
     leaves open.
     """
-    statistics = _Statistics(sample, prevalences)
-    values, drawn = draw(statistics, sample.clusters, bootstrap)
-    bins = [
-        tuple(_estimates(values[name][k], drawn[name][:, k], bootstrap) for name in ("bin_predicted", "bin_observed"))
-        for k in range(len(values.get("bin_predicted", ())))
-    ]
-    plain = {name: value for name, value in values.items() if not value.ndim}
-    estimates = {name: _estimates(value, drawn[name], bootstrap) for name, value in plain.items()}
+    values, drawn = draw(_Statistics(sample, prevalences), sample.clusters, bootstrap)
+    units = _units(sample)
+    estimates = {
+        name: _estimate(value, drawn[name], bootstrap, units.get(name, 0))
+        for name, value in values.items()
+        if not value.ndim
+    }
     if "ece" in estimates:  # resampling adds noise to every bin, so that draws lie above the sample's own
         estimates["ece"] = Estimate(estimates["ece"].value)
     return Evaluation(
@@ -122,12 +122,47 @@ def evaluate(sample: Sample, bootstrap: Bootstrap, prevalences: tuple[float, ...
             name: evaluate(replace(sample.take(index), groups=None, probabilities=False), bootstrap)
             for name, index in _members(sample).items()
         },
-        bins=tuple((predicted, observed) for predicted, observed in bins),
+        bins=_bins(sample, values, drawn, bootstrap),
     )
 
 
-def _estimates(value: NDArray[np.float64], drawn: NDArray[np.float64], bootstrap: Bootstrap) -> Estimate:
-    return estimate(float(value), drawn, bootstrap.level)
+def _bins(
+    sample: Sample, values: Statistics, drawn: Statistics, bootstrap: Bootstrap
+) -> tuple[tuple[Estimate, Estimate], ...]:
+    if not sample.probabilities:
+        return ()
+    bins = equal_mass_bins(sample.scores)
+    return tuple(
+        (
+            _estimate(values["bin_predicted"][k], drawn["bin_predicted"][:, k], bootstrap),
+            _estimate(values["bin_observed"][k], drawn["bin_observed"][:, k], bootstrap, _count(sample, bins == k)),
+        )
+        for k in range(len(values["bin_predicted"]))
+    )
+
+
+def _estimate(value: Any, drawn: NDArray[np.float64], bootstrap: Bootstrap, units: int = 0) -> Estimate:
+    """Return a figure with its interval; `units` is the number of clusters behind a share, 0 if it is none."""
+    found = estimate(float(value), drawn, bootstrap.level)
+    if found.low != found.high or found.low is None:
+        return found
+    return exact(float(value), units, bootstrap.level) if units and value in (0, 1) else Estimate(found.value)
+
+
+def _units(sample: Sample) -> dict[str, int]:
+    """Return how many clusters each share is taken over."""
+    members = {
+        "sensitivity": sample.labels == 1,
+        "specificity": sample.labels == 0,
+        "ppv": sample.flags,
+        "npv": ~sample.flags,
+        "accuracy": np.ones(len(sample), bool),
+    }
+    return {name: _count(sample, member) for name, member in members.items()}
+
+
+def _count(sample: Sample, member: NDArray[np.bool_]) -> int:
+    return len(np.unique(sample.clusters[member]))
 
 
 def _members(sample: Sample) -> dict[str, NDArray[np.bool_]]:
@@ -187,9 +222,9 @@ def compare(first: Sample, second: Sample, bootstrap: Bootstrap) -> dict[str, Di
         one, other = values[f"first {name}"], values[f"second {name}"]
         differences = drawn[f"second {name}"] - drawn[f"first {name}"]
         found[name] = Difference(
-            first=_estimates(one, differences[:0], bootstrap).value,
-            second=_estimates(other, differences[:0], bootstrap).value,
-            difference=_estimates(other - one, differences, bootstrap),
+            first=float(one) if np.isfinite(one) else None,
+            second=float(other) if np.isfinite(other) else None,
+            difference=estimate(float(other - one), differences, bootstrap.level),
             p=p_value(differences) if np.isfinite(other - one) else None,
         )
     return found
