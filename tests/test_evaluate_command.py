@@ -198,10 +198,19 @@ def test_wrong_options_are_wrong_usage(site: Site, arguments: tuple[str, ...], c
     assert complaint in " ".join(result.stderr.split())
 
 
+def test_what_is_read_is_never_overwritten(site: Site):
+    before = site.slices.read_bytes()
+    for path in (site.slices, site.uids, site.tool):
+        result = invoke(site.slices, site.uids, "--compare", site.tool, "-o", path)
+        assert result.exit_code == 2
+        assert "is read, too" in " ".join(result.stderr.split())
+    assert site.slices.read_bytes() == before
+
+
 def test_scores_without_flags_or_probabilities_need_a_threshold(site: Site):
     result = invoke(site.tool, site.label_file(()))
     assert result.exit_code == 2
-    assert "name the threshold" in " ".join(result.stderr.split())
+    assert "--threshold" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("which", [0, 1])

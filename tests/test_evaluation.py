@@ -310,6 +310,7 @@ def test_a_single_cluster_leaves_no_interval():
     found = evaluate(replace(make_sample(50), clusters=np.zeros(50, np.int64)), FEW).estimates
     assert found["auc"].value is not None
     assert found["auc"].low is None
+    assert "cross_fitted_f1" not in found, "there is no other half"
 
 
 # Comparisons

@@ -125,6 +125,8 @@ def evaluate(
     from hemoscan.trainer.tabulate import list_unmatched, tabulate  # noqa: PLC0415
 
     other = options["other"]
+    if output is not None and output.resolve() in {path.resolve() for path in (results, labels, other) if path}:
+        raise click.BadParameter(f"{output} is read, too; legal: the path of a new file", param_hint="--output")
     outcome = run_evaluation(
         Source(results, options["score_column"], options["threshold"]),
         labels,

@@ -195,7 +195,7 @@ def _flags(source: Source, scores: Scores) -> tuple[NDArray[np.bool_], str]:
     if not scores.are_probabilities:
         raise OptionError(
             f"{source.path}: scores go from {scores.scores.min():g} to {scores.scores.max():g} and there is no column "
-            "flag; name the threshold from which a slice counts as flagged"
+            "flag; --threshold (--compare-threshold) says from which score on a slice is flagged"
         )
     return scores.scores >= 0.5, "score >= 0.5"
 

@@ -180,7 +180,7 @@ class _Statistics:
         self.sample, self.prevalences, self.full = sample, prevalences, full
         self.ranking = Ranking(sample.scores, sample.labels)
         self.cross_fitted = None
-        if full and 0 < sample.positives < len(sample):
+        if full and 0 < sample.positives < len(sample) and np.any(sample.clusters != sample.clusters[0]):
             # Chosen once: within a resample, copies of a slice would stand on both sides of the halves.
             self.cross_fitted = cross_fitted_flags(sample.scores, sample.labels, clusters=sample.clusters)
 
