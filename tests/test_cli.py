@@ -227,7 +227,7 @@ print("loaded:", sorted({"torch", "torchvision", "pydicom", "numpy", "PIL", "skl
 
 def test_every_command_has_help():
     names = cli.list_commands(click.Context(cli))
-    assert {"scan", "models", "phantom", "train"} <= set(names)
+    assert {"evaluate", "scan", "models", "phantom", "train"} <= set(names)
     overview = invoke("--help").stdout
     for name in names:
         result = invoke(name, "--help")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,72 @@ def train(**options: Any) -> None:
     from hemoscan.trainer.command import run_training  # noqa: PLC0415
 
     run_training(**options)
+
+
+def refuse_nan(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
+    """Refuse NaN and infinity, which click's numbers let through."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is not None and not math.isfinite(number):
+            raise click.BadParameter(f"{number}; legal: a finite number")
+    return value
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("labels", type=click.Path(path_type=Path))
+@click.option(
+    "--threshold", type=float, callback=refuse_nan, help="Flag from this score on.  [default: RESULTS' flags]"
+)
+@click.option("--score-column", metavar="NAME", help="Column of the scores.  [default: probability, score, ...]")
+@click.option(
+    "--prevalence",
+    "prevalences",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    multiple=True,
+    callback=refuse_nan,
+    help="Predictive values where this share is positive, such as 0.02; may be repeated.",
+)
+@click.option("--compare", "other", type=click.Path(path_type=Path), help="Other results, of the same slices.")
+@click.option("--compare-threshold", type=float, callback=refuse_nan, help="As --threshold, for the other results.")
+@click.option("--compare-score-column", metavar="NAME", help="As --score-column, for the other results.")
+@click.option(
+    "--bootstrap", type=click.IntRange(0, 1_000_000), default=2000, show_default=True, help="Draws; 0: no intervals."
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the draws.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="All figures as JSON.")
+@click.option(
+    "--plots", type=click.Path(path_type=Path, file_okay=False), help="Folder for ROC, PR and reliability PNGs."
+)
+@click.option("-v", "--verbose", is_flag=True, help="List scores without label and labels without score on stderr.")
+def evaluate(
+    results: Path, labels: Path, output: Path | None, plots: Path | None, verbose: bool, **options: Any
+) -> None:
+    """Measure RESULTS (the slices of a scan, or another tool's CSV) against LABELS, with 95 % intervals.
+
+    LABELS is a CSV with path, SOPInstanceUID or id; label (0 or 1); and where known patient, study, group, frame.
+    RESULTS of another tool have path, SOPInstanceUID or id, and a score.
+    """
+    from hemoscan.trainer.bootstrap import Bootstrap  # noqa: PLC0415
+    from hemoscan.trainer.evaluate import Source, run_evaluation, write_outcome  # noqa: PLC0415
+    from hemoscan.trainer.tabulate import list_unmatched, tabulate  # noqa: PLC0415
+
+    other = options["other"]
+    if output is not None and output.resolve() in {path.resolve() for path in (results, labels, other) if path}:
+        raise click.BadParameter(f"{output} is read, too; legal: the path of a new file", param_hint="--output")
+    outcome = run_evaluation(
+        Source(results, options["score_column"], options["threshold"]),
+        labels,
+        Bootstrap(options["bootstrap"], options["seed"]),
+        tuple(dict.fromkeys(options["prevalences"])),
+        other and Source(other, options["compare_score_column"], options["compare_threshold"]),
+    )
+    if verbose:
+        click.echo(list_unmatched(outcome), err=True)
+    click.echo(tabulate(outcome))
+    if output is not None:
+        write_outcome(outcome, output)
+    if plots is not None:
+        from hemoscan.trainer.curves import draw_pictures, save_picture  # noqa: PLC0415
+
+        for name, picture in draw_pictures(outcome).items():
+            save_picture(picture, plots / name)
