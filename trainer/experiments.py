@@ -9,6 +9,8 @@ from typing import Any
 
 from hemoscan.card import ARCHITECTURES, INPUTS, MODEL_NAMES, InputSpec
 
+RECIPES = ("report",)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -53,6 +55,8 @@ def parse_experiments(text: str) -> tuple[Experiment, ...]:
 class Recipe:
     """How an experiment is trained. The defaults are the report's, but for `input`, `init` and what is said below."""
 
+    name: str = "report"
+    """One of `RECIPES`."""
     epochs: int = 7
     """Times that every training slice is shown."""
     batch_size: int = 32
@@ -73,6 +77,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2 or not 0 < self.learning_rate < math.inf:
             raise ValueError("legal: 1 epoch or more, batch size of 2 or more, learning rate above 0, finite")
+        if self.name not in RECIPES:
+            raise ValueError(f"recipe {self.name!r}; legal: {', '.join(RECIPES)}")
         if self.input not in INPUTS:
             raise ValueError(f"input {self.input!r}; legal: {', '.join(INPUTS)}")
         if self.sizes and sum(epochs for _, epochs in self.sizes) != self.epochs:

@@ -21,9 +21,9 @@ from hemoscan.errors import TrainingError
 from hemoscan.networks import Classifier, round_weights, start_classifier, top_unit
 from hemoscan.trainer.balance import class_weights, group_weights, output_bias
 from hemoscan.trainer.checkpoint import load_checkpoint, save_checkpoint
-from hemoscan.trainer.data import Split
 from hemoscan.trainer.experiments import Experiment, Recipe
 from hemoscan.trainer.metrics import measure
+from hemoscan.trainer.splits import VALIDATION, Slices, Split
 
 CHECKPOINT_SECONDS = 300.0
 EVALUATION_BATCH = 64
@@ -58,6 +58,7 @@ def train(
     run_folder: Path,
     device: torch.device,
     *,
+    name: str = VALIDATION,
     precision: str = "fp32",
     progress: Progress | None = None,
 ) -> Trained:
@@ -68,7 +69,9 @@ def train(
     splits
         Training and validation slices.
     run_folder
-        Holds `<experiment>.checkpoint.pt`, written after every epoch and every five minutes.
+        Holds `<experiment>.<name>.checkpoint.pt`, written after every epoch and every five minutes.
+    name
+        Of the division into the splits.
     precision
         fp32, or bf16 for autocast.
 
@@ -81,12 +84,17 @@ def train(
     """
     progress = progress or Progress()
     training = _Training(experiment, recipe, splits, device, precision)
-    path = run_folder / f"{experiment.name}.checkpoint.pt"
+    path = checkpoint_path(run_folder, experiment, name)
     training.restore(load_checkpoint(path, training.identity))
     while training.position.epoch < recipe.epochs:
         training.run_epoch(path, progress)
     round_weights(training.classifier)
     return Trained(training.classifier, training.predict(), training.history)
+
+
+def checkpoint_path(run_folder: Path, experiment: Experiment, name: str) -> Path:
+    """Return where the state of a training is kept."""
+    return run_folder / f"{experiment.name}.{name}.checkpoint.pt"
 
 
 @dataclass
@@ -121,13 +129,7 @@ class _Training:
         self.weights = torch.from_numpy(sample_weights(experiment, recipe, self.training)).to(device)  # (n,)
         self.position = Position()
         self.history: list[dict[str, Any]] = []
-        self.identity: dict[str, Any] = {
-            **recipe.identity(),
-            "experiment": experiment.name,
-            "precision": precision,
-            "device": device.type,
-            "samples": [fingerprint(split) for split in splits],
-        }
+        self.identity = identify(experiment, recipe, splits, device, precision)
 
     def run_epoch(self, path: Path, progress: Progress) -> None:
         """Train what is left of the epoch, measure on the validation split, save."""
@@ -229,6 +231,19 @@ def _set_rng_state(device: torch.device, state: Tensor) -> None:
         torch.set_rng_state(state)
 
 
+def identify(
+    experiment: Experiment, recipe: Recipe, splits: tuple[Split, Split], device: torch.device, precision: str
+) -> dict[str, Any]:
+    """Return all that two runs must share for one to go on where the other stopped; JSON holds it."""
+    return {
+        **recipe.identity(),
+        "experiment": experiment.name,
+        "precision": precision,
+        "device": device.type,
+        "samples": [fingerprint(split) for split in splits],
+    }
+
+
 def fingerprint(split: Split) -> str:
     """Return a hash of ids, labels and pixels: a training goes on with the same samples only."""
     found = hashlib.sha256(repr(split.ids).encode() + split.labels.tobytes())
@@ -262,10 +277,10 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(classifier: Classifier, split: Split, device: torch.device, precision: str) -> NDArray[np.float32]:
+def predict(classifier: Classifier, slices: Slices, device: torch.device, precision: str) -> NDArray[np.float32]:
     """Return logits of shape (n,), at the input's full size."""
     classifier.eval()
-    images = torch.from_numpy(split.images)
+    images = torch.from_numpy(slices.images)
     parts = []
     for batch in torch.split(images, EVALUATION_BATCH):
         with autocast(device, precision):
