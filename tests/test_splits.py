@@ -60,15 +60,32 @@ def test_folds_depend_on_the_seed_alone():
 def test_the_data_sets_own_division_is_kept_without_training_slices_that_are_also_held_out():
     split = make_split([0, 1, 0, 1, 0, 1, 0, 1], size=8)
     split = replace(split, clusters=np.array([0, 1, 2, 3, 4, 5, 1, 7]))
-    division = data_of(split).validation()
+    division = data_of(split).validation(seed=0)
     assert division.name == "validation"
     assert division.held_out.ids == split.ids[6:]
     assert division.training.ids == (split.ids[0], *split.ids[2:6])
 
 
 def test_more_folds_than_positives_are_refused():
-    with pytest.raises(DataError, match="3 slices of one class for 4 parts"):
+    with pytest.raises(DataError, match="4 parts of 3 positive and 20 negative"):
         list(data_of(make_split([1, 1, 1] + [0] * 20, size=8)).folds(FOLDS, seed=0))
+
+
+def test_more_folds_than_clusters_are_refused():
+    split = replace(make_split([0, 1] * 8, size=8), clusters=np.arange(16) // 6)
+    with pytest.raises(DataError, match="of 3 patients or distinct images; legal: 4 or more"):
+        list(data_of(split).folds(FOLDS, seed=0))
+
+
+def test_data_without_a_validation_split_hold_out_an_eighth():
+    split = labelled(cluster=2)
+    data = DataSet(split, None, None, "synthetic", "for tests")
+    division = data.validation(seed=0)
+    assert division.name == "validation"
+    assert len(division.held_out) == pytest.approx(10, abs=2)
+    assert sorted(division.training.ids + division.held_out.ids) == sorted(split.ids)
+    assert data.validation(seed=0).held_out.ids == division.held_out.ids
+    assert data.validation(seed=1).held_out.ids != division.held_out.ids
 
 
 def test_a_fold_without_positives_is_refused():

@@ -20,7 +20,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from filelock import FileLock
-from trainer_data import FIRST_TEST_ID, FIRST_TRAINING_ID, FIRST_VALIDATION_ID, make_rows, write_data_set
+from trainer_data import FIRST_TEST_ID, FIRST_TRAINING_ID, FIRST_VALIDATION_ID, make_rows, picture, write_data_set
 
 from hemoscan import NOTICE
 from hemoscan.card import BRAIN, find_model
@@ -469,6 +469,49 @@ def test_folds_leave_the_weights_that_ship_alone(folds: Run):
         load_classifier(model)
 
 
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Slices of 24 patients, two of which cannot be used, beside their labels."""
+    home = tmp_path_factory.mktemp("own")
+    (home / "images").mkdir()
+    rows = make_rows([1, 0, 0] * 8, 1)
+    for row in rows:
+        picture(row, "L").save(home / "images" / f"{row.id}.png")
+    (home / "images" / f"{rows[1].id}.png").write_bytes(b"\x89PNG\r\n\x1a\n but damaged")
+    (home / "images" / f"{rows[2].id}.png").unlink()
+    text = "".join(f"images/{row.id}.png,{row.label},P{row.id}\n" for row in rows)
+    (home / "labels.csv").write_text(f"path,label,patient\n{text}", encoding="utf-8")
+    return home
+
+
+def test_data_of_ones_own_train_and_what_is_left_out_is_listed(own_data: Path, tmp_path: Path):
+    arguments = options_of(own_data, tmp_path, labels=str(own_data / "labels.csv"), sizes="32:1", batch_size="16")
+    del arguments[arguments.index("--weights-dir") : arguments.index("--weights-dir") + 2]
+    result = invoke(arguments)
+    assert result.exit_code == 0, result.output
+    assert "left out: 1 error, 2 not found; listed in" in result.stderr
+    listed = rows_of(tmp_path / "runs" / "left-out.csv")
+    assert [(Path(row["name"]).stem, row["status"]) for row in listed] == [
+        ("000002", "error"),
+        ("000002", "not found"),
+        ("000003", "not found"),
+    ]
+    record = record_of(tmp_path / "runs")
+    assert record["n"] + record["trained_on"]["slices"] == 22
+    assert record["data"] == "a label file of its own"
+    card = find_model(str(tmp_path / "runs" / "weights" / f"{NAME}.json")).card
+    assert "RSNA" not in card.notice
+    assert str(own_data) not in card.to_json() + json.dumps(record)
+    shutil.rmtree(tmp_path)
+
+
+def test_groups_can_only_be_reweighed_where_the_labels_have_them(own_data: Path, tmp_path: Path):
+    arguments = options_of(own_data, tmp_path, labels=str(own_data / "labels.csv"))
+    result = invoke([*arguments, "--reweigh-groups"])
+    assert result.exit_code == 2
+    assert re.search(r"--reweigh-groups: .*labels\.csv has no column group", result.stderr.replace("\n", " "))
+
+
 def test_help_names_every_option():
     result = invoke(["train", "--help"])
     assert result.exit_code == 0
@@ -478,6 +521,7 @@ def test_help_names_every_option():
         "--init",
         "--reweigh-groups",
         "--sizes",
+        "--labels",
         "--folds",
         "--test",
         "--run-dir",

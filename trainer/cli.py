@@ -13,6 +13,12 @@ import click
     "--data", type=click.Path(path_type=Path), help="The data set's folder.  [default: HEMOSCAN_DATA, else ./data]"
 )
 @click.option(
+    "--labels",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Data of your own: a CSV of path, SOPInstanceUID or id, label, and patient, study, group where known; "
+    "--data is then a folder of DICOM, PNG or JPEG.",
+)
+@click.option(
     "--experiments",
     default="all",
     show_default=True,
@@ -75,7 +81,7 @@ import click
     "--weights-dir",
     "weights_folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where weights and cards are written.  [default: weights; with --folds or --limit RUN-DIR/weights]",
+    help="Where weights and cards are written.  [default: weights; with --folds, --labels or --limit RUN-DIR/weights]",
 )
 @click.option(
     "--test/--no-test",

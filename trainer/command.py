@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from hemoscan.errors import OptionError, OutputError, TrainingError
 from hemoscan.trainer.console import reading_bar
 from hemoscan.trainer.data import default_folder, load_data_set
 from hemoscan.trainer.experiments import Recipe, parse_experiments, parse_sizes
+from hemoscan.trainer.labelled import load_labelled
+from hemoscan.trainer.records import write_csv
 from hemoscan.trainer.session import Session
 from hemoscan.trainer.splits import DataSet, Division
 
@@ -22,6 +25,7 @@ from hemoscan.trainer.splits import DataSet, Division
 def run_training(
     *,
     data: Path | None,
+    labels: Path | None,
     experiments: str,
     folds: int | None,
     run_folder: Path,
@@ -52,16 +56,17 @@ def run_training(
         raise OptionError(str(error)) from error
     where = pick_device(device)
     number_format = pick_precision(precision, where)
-    if weights_folder is None:  # neither a trial nor a fold may replace the weights that ship
-        weights_folder = Path("weights") if limit is None and folds is None else run_folder / "weights"
+    if weights_folder is None:  # the weights that ship are replaced by a whole training on the report's data only
+        weights_folder = (
+            Path("weights") if limit is None and folds is None and labels is None else run_folder / "weights"
+        )
     _make_folder(run_folder)
     try:
         with FileLock(run_folder / "lock", timeout=0):
             _make_folder(weights_folder)
             _remove_leftovers(run_folder)
-            found = load_data_set(
-                data or default_folder(), recipe.spec, limit=limit, progress=reading_bar(quiet), test=test
-            )
+            found = _load(labels, data or default_folder(), recipe, limit=limit, test=test, quiet=quiet)
+            _note_left_out(found, run_folder)
             divisions = _divisions(found, folds, recipe.seed)
             session = Session(recipe, found, divisions, run_folder, weights_folder, where, number_format, quiet)
             for experiment in chosen:
@@ -85,13 +90,35 @@ def _remove_leftovers(run_folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _load(labels: Path | None, folder: Path, recipe: Recipe, *, limit: int | None, test: bool, quiet: bool) -> DataSet:
+    if labels is None:
+        return load_data_set(folder, recipe.spec, limit=limit, progress=reading_bar(quiet, "slices"), test=test)
+    bar = reading_bar(quiet, "files")
+    found = load_labelled(labels, folder, recipe.spec, limit=limit, progress=bar)
+    if recipe.reweigh_groups and not found.group_names:
+        raise OptionError(f"--reweigh-groups: {labels} has no column group")
+    return found
+
+
+def _note_left_out(data: DataSet, run_folder: Path) -> None:
+    """List the files and labels of which no slice came; what an earlier run listed is out of date."""
+    path = run_folder / "left-out.csv"
+    if not data.left_out:
+        path.unlink(missing_ok=True)
+        return
+    write_csv(path, ("name", "status", "reason"), ((one.name, one.status, one.reason) for one in data.left_out))
+    counts = Counter(one.status for one in data.left_out)
+    text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    click.echo(f"left out: {text}; listed in {path}", err=True)
+
+
 def _divisions(data: DataSet, folds: int | None, seed: int) -> Callable[[], Iterator[Division]]:
     """Say how the slices are divided; return what makes the divisions."""
     if folds is not None:
         positives = int(data.labelled.labels.sum())
         click.echo(f"labelled: {len(data.labelled)} slices, {positives} positive, in {folds} folds", err=True)
         return lambda: data.folds(folds, seed)
-    division = data.validation()
+    division = data.validation(seed)
     for name, split in (("training", division.training), ("validation", division.held_out)):
         click.echo(f"{name}: {len(split)} slices, {int(split.labels.sum())} positive", err=True)
     return lambda: iter([division])

@@ -37,9 +37,9 @@ def hide_progress(quiet: bool) -> bool | None:
     return True if quiet or sys.stderr is None else None
 
 
-def reading_bar(quiet: bool) -> Any:
-    """Return what wraps the slices while they are read."""
-    return lambda rows: tqdm(rows, desc="reading", unit="slice", disable=hide_progress(quiet))
+def reading_bar(quiet: bool, unit: str) -> Any:
+    """Return what wraps slices or files while they are read."""
+    return lambda rows: tqdm(rows, desc="reading", unit=f" {unit}", disable=hide_progress(quiet))
 
 
 class Bars:

@@ -54,7 +54,7 @@ def load_splits(
     progress: Callable[[Iterable[Label]], Iterable[Label]] = iter,
 ) -> tuple[Split, Split]:
     """Load the training and the validation split: see `load_data_set`."""
-    division = load_data_set(folder, spec, limit=limit, progress=progress, test=False).validation()
+    division = load_data_set(folder, spec, limit=limit, progress=progress, test=False).validation(seed=0)
     return division.training, division.held_out
 
 

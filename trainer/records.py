@@ -61,11 +61,11 @@ class RunFiles:
         """
         split, logits = held_out
         columns = zip(split.ids, split.labels.tolist(), split.groups.tolist(), _texts(logits), strict=True)
-        _write_csv(self.held_out, HELD_OUT_COLUMNS, columns)
+        write_csv(self.held_out, HELD_OUT_COLUMNS, columns)
         if test is None:
             self.test.unlink(missing_ok=True)  # of an earlier training
         else:
-            _write_csv(self.test, TEST_COLUMNS, zip(test[0].ids, _texts(test[1]), strict=True))
+            write_csv(self.test, TEST_COLUMNS, zip(test[0].ids, _texts(test[1]), strict=True))
         text = json.dumps({"format": RECORD_FORMAT, **record}, indent=1) + "\n"
         write_atomically(self.record, lambda file: file.write(text.encode()))
 
@@ -109,7 +109,8 @@ def _texts(logits: Logits) -> list[str]:
     return [f"{value:.9g}" for value in logits.tolist()]  # nine digits give a float32 back
 
 
-def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV, whole or not at all."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

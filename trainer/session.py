@@ -117,6 +117,7 @@ class Session:
             "positives": int(held_out.labels.sum()),
             **training,
             "trained_on": {"slices": len(division.training), "positives": int(division.training.labels.sum())},
+            "groups": {str(number): name for number, name in enumerate(self.data.group_names)},
             "history": trained.history,
             "metrics": metrics,
             "key": key,

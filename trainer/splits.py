@@ -64,23 +64,43 @@ class Division:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A file or a label that no slice came of."""
+
+    name: str
+    """The file's path, or the label's key."""
+    status: str
+    """error, skipped, or not found."""
+    reason: str
+
+
+@dataclass(frozen=True)
 class DataSet:
     """All that was read for a training."""
 
     labelled: Split
-    held_out: NDArray[np.bool_]
-    """Shape (n,): which of the labelled slices are the validation split."""
+    held_out: NDArray[np.bool_] | None
+    """Shape (n,): which of the labelled slices are the validation split; None if the data have none of their own."""
     test: Slices | None
     """Slices without labels, to be scored."""
     description: str
     """For the card: no path."""
     notice: str
     """For the card: licence and limits of weights that learned from it."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What of the labels or files is not among the slices."""
+    group_names: tuple[str, ...] = ()
+    """Of the groups 0, 1, ..., where they have names."""
 
-    def validation(self) -> Division:
-        """Return the data set's own division, without the training slices that have a duplicate in validation."""
-        held_out = self.labelled.take(self.held_out)
-        apart = ~self.held_out & ~np.isin(self.labelled.clusters, held_out.clusters)
+    def validation(self, seed: int) -> Division:
+        """Return the division into training and validation split.
+
+        It is the data set's own, without the training slices that have a duplicate in validation; else an eighth is
+        held out as `folds` would.
+        """
+        which = stratified_parts(self.labelled, PARTS, seed) == 0 if self.held_out is None else self.held_out
+        held_out = self.labelled.take(which)
+        apart = ~which & ~np.isin(self.labelled.clusters, held_out.clusters)
         return _checked(Division(VALIDATION, self.labelled.take(apart), held_out))
 
     def folds(self, count: int, seed: int) -> Iterator[Division]:
@@ -97,11 +117,15 @@ def stratified_parts(split: Split, count: int, seed: int) -> NDArray[np.int64]:
     Raises
     ------
     DataError
-        If there are fewer positive or negative slices than parts.
+        If there are fewer positives, negatives or clusters than parts.
     """
-    fewest = int(np.bincount(split.labels, minlength=2).min())
-    if fewest < count:
-        raise DataError(f"{fewest} slices of one class for {count} parts; legal: a slice of each class for each part")
+    negatives, positives = np.bincount(split.labels, minlength=2).tolist()
+    apart = len(np.unique(split.clusters))
+    if min(positives, negatives, apart) < count:
+        raise DataError(
+            f"{count} parts of {positives} positive and {negatives} negative slices of {apart} patients or distinct "
+            f"images; legal: {count} or more of each, or fewer --folds"
+        )
     parts = np.zeros(len(split), np.int64)
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     for number, (_, held_out) in enumerate(folds.split(split.labels, split.labels, split.clusters)):
