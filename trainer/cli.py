@@ -70,6 +70,12 @@ import click
     help="bf16: autocast. auto: bf16 where the device computes in it, else fp32.",
 )
 @click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=None,
+    help="Compile the training steps (minutes at the start, faster after).  [default: on one CUDA GPU]",
+)
+@click.option(
     "--run-dir",
     "run_folder",
     type=click.Path(path_type=Path, file_okay=False),
@@ -95,6 +101,7 @@ def train(**options: Any) -> None:
     """Train the report's experiments and write weights, cards, records and logits.
 
     Goes on where a stopped run stands, with the same options; --epochs may grow. What is done is not trained again.
+    `torchrun --nproc-per-node N -m hemoscan train ...` trains on N GPUs, or in N processes.
     """
     from hemoscan.trainer.command import run_training  # noqa: PLC0415
 

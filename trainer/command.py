@@ -5,18 +5,20 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from filelock import FileLock, Timeout
 
-from hemoscan.devices import pick_device, pick_precision
+from hemoscan.devices import pick_precision
 from hemoscan.errors import OptionError, OutputError, TrainingError
 from hemoscan.trainer.console import reading_bar
 from hemoscan.trainer.data import default_folder, load_data_set
 from hemoscan.trainer.experiments import Recipe, parse_experiments, parse_sizes
 from hemoscan.trainer.labelled import load_labelled
+from hemoscan.trainer.parallel import Processes, join_processes
 from hemoscan.trainer.records import write_csv
 from hemoscan.trainer.session import Session
 from hemoscan.trainer.splits import DataSet, Division
@@ -32,6 +34,7 @@ def run_training(
     weights_folder: Path | None,
     device: str,
     precision: str,
+    compiled: bool | None,
     epochs: int,
     sizes: str | None,
     limit: int | None,
@@ -54,23 +57,49 @@ def run_training(
         recipe = Recipe(epochs=sum(n for _, n in pairs) if pairs else epochs, sizes=pairs, **options)
     except ValueError as error:
         raise OptionError(str(error)) from error
-    where = pick_device(device)
-    number_format = pick_precision(precision, where)
     if weights_folder is None:  # the weights that ship are replaced by a whole training on the report's data only
-        weights_folder = (
-            Path("weights") if limit is None and folds is None and labels is None else run_folder / "weights"
+        ships = limit is None and folds is None and labels is None
+        weights_folder = Path("weights") if ships else run_folder / "weights"
+    with join_processes(device) as (processes, where), _folders(processes, run_folder, weights_folder):
+        say = click.echo if processes.first else _say_nothing
+        silent = quiet or not processes.first
+        found = _load(labels, data or default_folder(), recipe, limit=limit, test=test, quiet=silent)
+        if processes.first:
+            _note_left_out(found, run_folder)
+        session = Session(
+            recipe,
+            found,
+            _divisions(found, folds, recipe.seed, say),
+            run_folder,
+            weights_folder,
+            where,
+            pick_precision(precision, where),
+            # Of several GPUs' graphs nothing is known here yet.
+            compiled=where.type == "cuda" and processes.size == 1 if compiled is None else compiled,
+            processes=processes,
+            quiet=silent,
+            say=say,
         )
+        for experiment in chosen:
+            session.run(experiment)
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    """Stand in for click.echo: of several processes one speaks."""
+
+
+@contextmanager
+def _folders(processes: Processes, run_folder: Path, weights_folder: Path) -> Iterator[None]:
+    """Hold the run's folder: of several processes the first does."""
+    if not processes.first:
+        yield
+        return
     _make_folder(run_folder)
     try:
         with FileLock(run_folder / "lock", timeout=0):
             _make_folder(weights_folder)
             _remove_leftovers(run_folder)
-            found = _load(labels, data or default_folder(), recipe, limit=limit, test=test, quiet=quiet)
-            _note_left_out(found, run_folder)
-            divisions = _divisions(found, folds, recipe.seed)
-            session = Session(recipe, found, divisions, run_folder, weights_folder, where, number_format, quiet)
-            for experiment in chosen:
-                session.run(experiment)
+            yield
     except Timeout as error:
         raise TrainingError(f"{run_folder}: another training is running there; name another --run-dir") from error
 
@@ -112,13 +141,15 @@ def _note_left_out(data: DataSet, run_folder: Path) -> None:
     click.echo(f"left out: {text}; listed in {path}", err=True)
 
 
-def _divisions(data: DataSet, folds: int | None, seed: int) -> Callable[[], Iterator[Division]]:
+def _divisions(
+    data: DataSet, folds: int | None, seed: int, say: Callable[..., None]
+) -> Callable[[], Iterator[Division]]:
     """Say how the slices are divided; return what makes the divisions."""
     if folds is not None:
         positives = int(data.labelled.labels.sum())
-        click.echo(f"labelled: {len(data.labelled)} slices, {positives} positive, in {folds} folds", err=True)
+        say(f"labelled: {len(data.labelled)} slices, {positives} positive, in {folds} folds", err=True)
         return lambda: data.folds(folds, seed)
     division = data.validation(seed)
     for name, split in (("training", division.training), ("validation", division.held_out)):
-        click.echo(f"{name}: {len(split)} slices, {int(split.labels.sum())} positive", err=True)
+        say(f"{name}: {len(split)} slices, {int(split.labels.sum())} positive", err=True)
     return lambda: iter([division])

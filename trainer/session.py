@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 
@@ -16,6 +15,7 @@ from hemoscan.trainer.checkpoint import load_checkpoint
 from hemoscan.trainer.console import Bars, format_metrics
 from hemoscan.trainer.experiments import Experiment, Recipe
 from hemoscan.trainer.metrics import measure
+from hemoscan.trainer.parallel import Processes
 from hemoscan.trainer.publish import describe_training, publish, weights_stem
 from hemoscan.trainer.records import RunFiles, key_of
 from hemoscan.trainer.splits import DataSet, Division
@@ -34,28 +34,34 @@ class Session:
     weights_folder: Path
     device: torch.device
     precision: str
+    compiled: bool
+    processes: Processes
     quiet: bool
+    say: Callable[..., None]
+    """click.echo, or what says nothing."""
 
     def run(self, experiment: Experiment) -> None:
         """Train an experiment on every division; print its figures, for folds those of all together, too."""
         done = [self.run_division(experiment, division) for division in self.divisions()]
-        if len(done) > 1:
+        if len(done) > 1 and self.processes.first:
             columns = zip(*(files.read_held_out() for files in done), strict=True)
             labels, groups, logits = (np.concatenate(parts) for parts in columns)
-            click.echo(format_metrics(experiment.name, "out-of-fold", measure(logits, labels, groups)))
+            self.say(format_metrics(experiment.name, "out-of-fold", measure(logits, labels, groups)))
 
     def run_division(self, experiment: Experiment, division: Division) -> RunFiles:
         """Train on one division, unless that is done; write weights, card, record and logits; print the figures."""
         files = RunFiles(self.run_folder, f"{experiment.name}.{division.name}")
         splits = (division.training, division.held_out)
-        identity = identify(experiment, self.recipe, splits, self.device, self.precision)
+        identity = identify(experiment, self.recipe, splits, self.device, self.precision, self.processes)
         record = self.finished(files, experiment, division, identity)
         if record is None:
             trained = self.train(experiment, division)
+            if not self.processes.first:
+                return files
             record = self.write(files, experiment, division, trained, key_of(identity))
         else:
-            click.echo(f"{files.stem}: already done", err=True)
-        click.echo(format_metrics(experiment.name, division.name, record["metrics"]))
+            self.say(f"{files.stem}: already done", err=True)
+        self.say(format_metrics(experiment.name, division.name, record["metrics"]))
         return files
 
     def finished(
@@ -78,7 +84,7 @@ class Session:
         """Train, or go on with a training, showing its progress."""
         title = f"{experiment.name} {division.name}"
         start = f"{self.recipe.epochs} epochs on {self.device} in {self.precision}, start: {self.recipe.init}"
-        click.echo(f"{title}: {start}", err=True)
+        self.say(f"{title}: {start}", err=True)
         with Bars(title, self.quiet) as bars:
             return train(
                 experiment,
@@ -88,8 +94,14 @@ class Session:
                 self.device,
                 name=division.name,
                 precision=self.precision,
-                progress=Progress(step=bars.step, epoch=bars.epoch),
+                compiled=self.compiled,
+                processes=self.processes,
+                progress=Progress(bars.step, bars.epoch, self.note) if self.processes.first else None,
             )
+
+    def note(self, text: str) -> None:
+        """Tell the user."""
+        self.say(text, err=True)
 
     def write(
         self, files: RunFiles, experiment: Experiment, division: Division, trained: Trained, key: str
@@ -97,7 +109,14 @@ class Session:
         """Write what a training leaves; return its record."""
         held_out, test = division.held_out, self.data.test
         metrics = measure(trained.logits, held_out.labels, held_out.groups)
-        where = {"device": str(self.device), "precision": self.precision}
+        where = {
+            "device": str(self.device),
+            "precision": self.precision,
+            "compiled": self.compiled,
+            "processes": self.processes.size,
+        }
+        if self.device.type == "cuda":
+            where["gpu"] = torch.cuda.get_device_name(self.device)
         training = describe_training(experiment, self.recipe, trained, self.data, where)
         card = publish(
             experiment,
@@ -109,7 +128,7 @@ class Session:
             metrics=metrics,
             notice=self.data.notice,
         )
-        click.echo(f"weights and card: {card.with_suffix('.safetensors')}, {card}", err=True)
+        self.say(f"weights and card: {card.with_suffix('.safetensors')}, {card}", err=True)
         record = {
             "experiment": experiment.name,
             "split": division.name,

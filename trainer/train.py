@@ -21,8 +21,10 @@ from hemoscan.errors import TrainingError
 from hemoscan.networks import Classifier, round_weights, start_classifier, top_unit
 from hemoscan.trainer.balance import class_weights, group_weights, output_bias
 from hemoscan.trainer.checkpoint import load_checkpoint, save_checkpoint
+from hemoscan.trainer.compiled import Forward
 from hemoscan.trainer.experiments import Experiment, Recipe
 from hemoscan.trainer.metrics import measure
+from hemoscan.trainer.parallel import ALONE, Processes
 from hemoscan.trainer.splits import VALIDATION, Slices, Split
 
 CHECKPOINT_SECONDS = 300.0
@@ -37,6 +39,8 @@ class Progress:
     """Epoch (from 0), step (from 1), steps an epoch, loss of the step."""
     epoch: Callable[[dict[str, Any]], None] = lambda record: None
     """The record of the epoch: loss, seconds and validation metrics."""
+    note: Callable[[str], None] = lambda text: None
+    """What a user should know."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ def train(
     *,
     name: str = VALIDATION,
     precision: str = "fp32",
+    compiled: bool = False,
+    processes: Processes = ALONE,
     progress: Progress | None = None,
 ) -> Trained:
     """Train one experiment, or go on where its checkpoint in `run_folder` stands.
@@ -74,6 +80,10 @@ def train(
         Of the division into the splits.
     precision
         fp32, or bf16 for autocast.
+    compiled
+        Whether to compile the steps; where that fails they run as they are.
+    processes
+        Those that train together. All but the first return no logits and write nothing.
 
     Raises
     ------
@@ -83,13 +93,15 @@ def train(
         If the loss becomes non-finite (the text names the batch's ids), or the checkpoint is of another training.
     """
     progress = progress or Progress()
-    training = _Training(experiment, recipe, splits, device, precision)
+    training = _Training(experiment, recipe, splits, device, precision, processes)
+    training.forward = Forward(processes.wrap(training.classifier), compiled=compiled, note=progress.note)
     path = checkpoint_path(run_folder, experiment, name)
     training.restore(load_checkpoint(path, training.identity))
     while training.position.epoch < recipe.epochs:
         training.run_epoch(path, progress)
     round_weights(training.classifier)
-    return Trained(training.classifier, training.predict(), training.history)
+    logits = training.predict() if processes.first else np.empty(0, np.float32)
+    return Trained(training.classifier, logits, training.history)
 
 
 def checkpoint_path(run_folder: Path, experiment: Experiment, name: str) -> Path:
@@ -112,10 +124,16 @@ class Position:
 class _Training:
     """A training in memory: all that its loop changes."""
 
-    def __init__(
-        self, experiment: Experiment, recipe: Recipe, splits: tuple[Split, Split], device: torch.device, precision: str
+    def __init__(  # noqa: PLR0917 - as `train` has them
+        self,
+        experiment: Experiment,
+        recipe: Recipe,
+        splits: tuple[Split, Split],
+        device: torch.device,
+        precision: str,
+        processes: Processes = ALONE,
     ) -> None:
-        self.recipe, self.device, self.precision = recipe, device, precision
+        self.recipe, self.device, self.precision, self.processes = recipe, device, precision, processes
         self.training, self.validation = splits
         torch.manual_seed(recipe.seed)
         self.classifier = start_classifier(experiment.architecture, recipe.spec, recipe.init)
@@ -123,19 +141,23 @@ class _Training:
             unit = top_unit(self.classifier, experiment.architecture)
             nn.init.constant_(unit.bias, output_bias(self.training.labels))
         self.classifier.to(device)
+        self.forward: Callable[[Tensor], Tensor] = self.classifier
+        if not processes.first:  # each its own dropout
+            torch.manual_seed(recipe.seed + 1_000_003 * processes.rank)
         self.optimizer = torch.optim.Adam(self.classifier.parameters(), recipe.learning_rate)
         self.images = torch.from_numpy(self.training.images).to(device)  # (n, size, size), uint8
         self.labels = torch.from_numpy(self.training.labels).to(device).float()  # (n,)
         self.weights = torch.from_numpy(sample_weights(experiment, recipe, self.training)).to(device)  # (n,)
         self.position = Position()
         self.history: list[dict[str, Any]] = []
-        self.identity = identify(experiment, recipe, splits, device, precision)
+        self.identity = identify(experiment, recipe, splits, device, precision, processes)
 
     def run_epoch(self, path: Path, progress: Progress) -> None:
         """Train what is left of the epoch, measure on the validation split, save."""
         position = self.position
         size = self.recipe.size_of(position.epoch)
-        batches = epoch_batches(len(self.training), self.recipe, position.epoch)
+        found = epoch_batches(len(self.training), self.recipe, position.epoch)
+        batches = [batch for batch in found if len(batch) >= 2 * self.processes.size]  # BatchNorm, as there
         saved = time.monotonic()
         for batch in batches[position.step :]:
             started = time.monotonic()
@@ -143,7 +165,8 @@ class _Training:
             position.step += 1
             position.loss += loss
             position.seconds += time.monotonic() - started
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            # The clocks of several processes would not agree on when to meet.
+            if self.processes.size == 1 and time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.save(path)
                 saved = time.monotonic()
             progress.step(position.epoch, position.step, len(batches), loss)
@@ -152,7 +175,7 @@ class _Training:
             "size": size,
             "loss": position.loss / len(batches),
             "seconds": position.seconds,
-            "validation": measure(self.predict(), self.validation.labels, self.validation.groups),
+            "validation": self.measure() if self.processes.first else {},
         }
         self.history.append(record)
         self.position = Position(epoch=position.epoch + 1)
@@ -161,12 +184,14 @@ class _Training:
 
     def take_step(self, batch: Tensor, size: int) -> float:
         """Train on the slices that `batch`, of shape (k,), names; return the loss, never learn a non-finite one."""
-        index = batch.to(self.device)
+        index = self.processes.share(batch).to(self.device)
         self.classifier.train()
         with autocast(self.device, self.precision):
-            logits = self.classifier(resized(self.images[index], size))  # (k,)
-        loss = binary_cross_entropy_with_logits(logits, self.labels[index], self.weights[index])
-        value = loss.item()
+            logits = self.forward(resized(self.images[index], size))  # (k,)
+        losses = binary_cross_entropy_with_logits(logits, self.labels[index], self.weights[index], reduction="sum")
+        # The gradient is the mean over the processes, whose parts of the batch may differ in length.
+        loss = losses * (self.processes.size / len(batch))
+        value = self.processes.mean(loss.detach())
         if not math.isfinite(value):
             names = ", ".join(self.training.ids[i] for i in batch.tolist())
             where = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
@@ -176,6 +201,10 @@ class _Training:
         self.optimizer.step()
         return value
 
+    def measure(self) -> dict[str, Any]:
+        """Return the figures on the validation split."""
+        return measure(self.predict(), self.validation.labels, self.validation.groups)
+
     def predict(self) -> NDArray[np.float32]:
         """Return the validation split's logits, of shape (n,)."""
         logits = predict(self.classifier, self.validation, self.device, self.precision)
@@ -184,7 +213,10 @@ class _Training:
         return logits
 
     def save(self, path: Path) -> None:
-        """Write all that `restore` needs."""
+        """Write all that `restore` needs; with several processes, all of them have to call this."""
+        states = self.processes.gather(_rng_state(self.device))
+        if not self.processes.first:
+            return
         content = {
             "identity": self.identity,
             "position": asdict(self.position),
@@ -192,7 +224,7 @@ class _Training:
             "history": self.history,
             "network": self.classifier.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": _rng_state(self.device),
+            "rng": states,
         }
         save_checkpoint(path, content)
 
@@ -212,7 +244,7 @@ class _Training:
         self.history = content["history"]
         self.classifier.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
-        _set_rng_state(self.device, content["rng"])
+        _set_rng_state(self.device, content["rng"][self.processes.rank])
 
 
 def _rng_state(device: torch.device) -> Tensor:
@@ -231,8 +263,13 @@ def _set_rng_state(device: torch.device, state: Tensor) -> None:
         torch.set_rng_state(state)
 
 
-def identify(
-    experiment: Experiment, recipe: Recipe, splits: tuple[Split, Split], device: torch.device, precision: str
+def identify(  # noqa: PLR0917 - as `train` has them
+    experiment: Experiment,
+    recipe: Recipe,
+    splits: tuple[Split, Split],
+    device: torch.device,
+    precision: str,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Return all that two runs must share for one to go on where the other stopped; JSON holds it."""
     return {
@@ -240,6 +277,7 @@ def identify(
         "experiment": experiment.name,
         "precision": precision,
         "device": device.type,
+        "processes": processes.size,
         "samples": [fingerprint(split) for split in splits],
     }
 
