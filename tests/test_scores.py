@@ -75,7 +75,7 @@ def test_the_score_column_can_be_named(tmp_path: Path):
         ("name,score\na,1\n", "columns name, score; legal: path, SOPInstanceUID or id"),
         ("path,value,x\na,1,1\n", "legal: probability or prob"),
         ("path,label,x\na,1,1\n", "legal: probability or prob"),
-        ("path,score,prob\na,1,1\n", "columns score, prob; legal: one of"),
+        ("path,score,prob\na,1,1\n", "--score-column tells which"),
         ("path,score\na,high\n", "line 2: score is 'high'; legal: a finite number"),
         ("path,score\na,nan\n", "line 2: score is 'nan'"),
         ("path,score\na,inf\n", "line 2: score is 'inf'"),

@@ -112,11 +112,14 @@ class _Reader:
                 columns = ", ".join(self.table.header)
                 raise OptionError(f"score column {asked!r}; legal, in {self.table.path}: {columns}")
             return place
-        place = self.table.column(SCORE_COLUMNS)
+        try:
+            place = self.table.column(SCORE_COLUMNS)
+        except DataError as error:
+            raise DataError(f"{error}; --score-column tells which") from error
         if place is None and len(self.table.header) == 2:  # RSNA's submissions call a probability a label
             place = self.table.column(LABEL_COLUMNS)
         if place is None:
-            raise self.lacks(f"{' or '.join(SCORE_COLUMNS)}, or name the column of the scores,")
+            raise self.lacks(f"{' or '.join(SCORE_COLUMNS)}, or the one that --score-column names,")
         return place
 
     def lacks(self, columns: str) -> DataError:
