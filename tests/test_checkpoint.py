@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,34 @@ def test_the_earlier_checkpoint_survives_a_failure_in_the_middle(
     with monkeypatch.context() as patch, pytest.raises(raised):
         patch.setattr(torch, "save", half)
         save_checkpoint(path, state(4))
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+class _FullDisk(io.FileIO):
+    """A file on a disk that is full after so many bytes."""
+
+    def __init__(self, handle: int, mode: str) -> None:
+        super().__init__(handle, mode)
+        self.left = 3000
+
+    def write(self, content: Any) -> int:
+        self.left -= len(content)
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_is_named_and_leaves_the_earlier_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save_checkpoint(path, state())
+    before = path.read_bytes()
+    assert len(before) > 3000
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdopen", _FullDisk)
+        with pytest.raises(OutputError, match=r"checkpoint\.pt: cannot be written: No space left on device"):
+            save_checkpoint(path, state(4))
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 

@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"card", "slices", "sniff", "outputs", "machine"}),
     frozenset({"errors"}),
 )
-CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command"}
+CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command", "trainer.console", "trainer.session"}
 NETWORK = {
     "socket",
     "ssl",

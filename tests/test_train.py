@@ -331,7 +331,7 @@ def test_a_non_finite_loss_leaves_the_checkpoint_as_it_was(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Trained
 ):
     train(BASE, recipe_of(1), SPLITS, run_folder, CPU)
-    checkpoint = run_folder / "densenet-base.checkpoint.pt"
+    checkpoint = run_folder / "densenet-base.validation.checkpoint.pt"
     before = checkpoint.read_bytes()
     spoilt = epoch_batches(TRAINING.labels, recipe_of(2), 1)[1]
     with monkeypatch.context() as patch:

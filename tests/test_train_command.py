@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -14,25 +15,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from filelock import FileLock
-from trainer_data import FIRST_TRAINING_ID, FIRST_VALIDATION_ID, make_rows, write_data_set
+from trainer_data import FIRST_TEST_ID, FIRST_TRAINING_ID, FIRST_VALIDATION_ID, make_rows, picture, write_data_set
 
 from hemoscan import NOTICE
 from hemoscan.card import BRAIN, find_model
 from hemoscan.cli import cli, main
 from hemoscan.errors import DataError, HemoscanError, OutputError, TrainingError
 from hemoscan.networks import load_classifier
+from hemoscan.preprocess import preprocess
 from hemoscan.trainer.data import load_splits
 from hemoscan.trainer.metrics import at_threshold, measure, probabilities
+from hemoscan.trainer.splits import Slices
 from hemoscan.trainer.train import predict
 
 NAME = "densenet-bias"
+STEM = f"{NAME}.validation"
 EPOCHS = 4
 TRAINING = make_rows([0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0], FIRST_TRAINING_ID)
 VALIDATION = make_rows([1, 0, 0, 1, 1, 0, 0, 1], FIRST_VALIDATION_ID)
+TEST = make_rows([1, 0, 0], FIRST_TEST_ID)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def invoke(arguments: list[str]) -> Result:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data_set(tmp_path_factory.mktemp("data"), TRAINING, VALIDATION)
+    return write_data_set(tmp_path_factory.mktemp("data"), TRAINING, VALIDATION, test=TEST)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +96,10 @@ def test_the_command_succeeds_and_says_what_it_is_for(run: Run):
     assert "validation: 8 slices, 4 positive" in run.result.stderr
 
 
-def test_it_writes_weights_card_history_and_checkpoint_only(run: Run):
+def test_it_writes_weights_card_record_logits_and_checkpoint_only(run: Run):
     assert sorted(path.name for path in run.weights.iterdir()) == [f"{NAME}.json", f"{NAME}.safetensors"]
     left = {path.name for path in run.runs.iterdir()} - {"lock"}
-    assert left == {f"{NAME}.checkpoint.pt", f"{NAME}.history.json"}
+    assert left == {STEM + suffix for suffix in (".checkpoint.pt", ".json", ".csv", ".test.csv")}
 
 
 def test_it_prints_the_cards_figures(run: Run, card: dict[str, Any]):
@@ -161,12 +167,68 @@ def test_the_cards_threshold_is_the_best_for_the_weights_as_shipped(run: Run):
     assert at_threshold(scores >= model.card.threshold, validation.labels)["f1"] == pytest.approx(best)
 
 
-def test_the_history_file_has_a_record_an_epoch(run: Run):
-    record = json.loads((run.runs / f"{NAME}.history.json").read_text(encoding="utf-8"))
-    assert record["experiment"] == NAME
+def record_of(folder: Path, stem: str = STEM) -> dict[str, Any]:
+    return json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_record_says_how_it_was_trained_and_what_came_out(run: Run, card: dict[str, Any]):
+    record = record_of(run.runs)
+    expected = {
+        "experiment": NAME,
+        "split": "validation",
+        "recipe": "report",
+        "input": "brain",
+        "init": "scratch",
+        "reweigh_groups": False,
+        "epochs": EPOCHS,
+        "sizes": [[32, EPOCHS]],
+        "seed": 0,
+        "device": "cpu",
+        "precision": "fp32",
+        "n": 8,
+        "positives": 4,
+        "trained_on": {"slices": 12, "positives": 3},
+    }
+    assert {key: record[key] for key in expected} == expected
+    assert record["seconds"] >= 0
+    assert record["machine"]["cores"] >= 1
+    assert {"split": "validation", **record["metrics"]} == card["metrics"]
     assert [(epoch["epoch"], epoch["size"], epoch["validation"]["n"]) for epoch in record["history"]] == [
         (number, 32, 8) for number in range(1, EPOCHS + 1)
     ]
+
+
+def test_the_record_names_no_path_and_no_user(run: Run):
+    text = (run.runs / f"{STEM}.json").read_text(encoding="utf-8")
+    for private in (str(run.data), str(run.runs), str(Path.home()), socket.gethostname()):
+        assert private not in text
+
+
+def test_the_logits_of_the_held_out_slices_are_those_of_the_shipped_weights(run: Run):
+    rows = rows_of(run.runs / f"{STEM}.csv")
+    assert list(rows[0]) == ["id", "label", "group", "logit"]
+    assert [(row["id"], int(row["label"])) for row in rows] == [(row.id, row.label) for row in VALIDATION]
+    _, validation = load_splits(run.data, BRAIN)
+    assert [int(row["group"]) for row in rows] == validation.groups.tolist()
+    logits = np.array([float(row["logit"]) for row in rows], np.float32)
+    classifier = load_classifier(find_model(NAME, run.weights))
+    expected = predict(classifier, validation, torch.device("cpu"), "fp32")
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    assert record_of(run.runs)["metrics"] == measure(logits, validation.labels, validation.groups)
+
+
+def test_the_test_images_are_scored(run: Run):
+    rows = rows_of(run.runs / f"{STEM}.test.csv")
+    assert [row["id"] for row in rows] == [row.id for row in TEST]
+    images = np.stack([preprocess(row.image, BRAIN) for row in TEST])
+    classifier = load_classifier(find_model(NAME, run.weights))
+    expected = predict(classifier, Slices(tuple(row.id for row in TEST), images), torch.device("cpu"), "fp32")
+    np.testing.assert_allclose([float(row["logit"]) for row in rows], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture
@@ -182,7 +244,8 @@ def test_the_same_command_again_trains_nothing_and_prints_the_same(run: Run, cop
     before = (copied / "weights" / f"{NAME}.safetensors").read_bytes()
     again = invoke(options_of(run.data, copied))
     assert again.exit_code == 0, again.output
-    assert f"{NAME} epoch" not in again.stderr
+    assert " epoch " not in again.stderr
+    assert f"{STEM}: already done" in again.stderr
     assert again.stdout == run.result.stdout
     assert (copied / "weights" / f"{NAME}.safetensors").read_bytes() == before
 
@@ -190,8 +253,8 @@ def test_the_same_command_again_trains_nothing_and_prints_the_same(run: Run, cop
 def test_more_epochs_go_on_from_the_checkpoint(run: Run, copied: Path):
     longer = invoke(options_of(run.data, copied, sizes=f"32:{EPOCHS + 1}"))
     assert longer.exit_code == 0, longer.output
-    assert re.findall(rf"{NAME} epoch (\d+):", longer.stderr) == [str(EPOCHS + 1)]
-    record = json.loads((copied / "runs" / f"{NAME}.history.json").read_text(encoding="utf-8"))
+    assert re.findall(rf"{NAME} validation epoch (\d+):", longer.stderr) == [str(EPOCHS + 1)]
+    record = record_of(copied / "runs")
     assert [epoch["epoch"] for epoch in record["history"]] == list(range(1, EPOCHS + 2))
     assert find_model(NAME, copied / "weights").card.training["epochs"] == EPOCHS + 1
 
@@ -201,6 +264,49 @@ def test_a_run_of_other_options_is_refused(run: Run, copied: Path):
     assert other.exit_code == 1
     assert isinstance(other.exception, TrainingError)
     assert "seed 0, now 1" in str(other.exception)
+
+
+def test_without_its_checkpoint_a_finished_training_is_known_by_its_record(run: Run, copied: Path):
+    (copied / "runs" / f"{STEM}.checkpoint.pt").unlink()
+    again = invoke(options_of(run.data, copied))
+    assert again.exit_code == 0, again.output
+    assert again.stdout == run.result.stdout
+    other = invoke(options_of(run.data, copied, seed="1"))
+    assert isinstance(other.exception, TrainingError)
+    assert f"{STEM}.json: is of another training" in str(other.exception)
+
+
+@pytest.mark.parametrize("lost", ["runs/{STEM}.csv", "runs/{STEM}.test.csv", "runs/{STEM}.json", "weights/{NAME}.json"])
+def test_what_a_finished_training_lost_is_written_again_without_a_step(run: Run, copied: Path, lost: str):
+    path = copied / lost.format(STEM=STEM, NAME=NAME)
+    before = path.read_text(encoding="utf-8")
+    path.unlink()
+    again = invoke(options_of(run.data, copied))
+    assert again.exit_code == 0, again.output
+    assert " epoch " not in again.stderr
+    assert path.read_text(encoding="utf-8") == before
+
+
+def test_without_the_test_no_stale_scores_of_it_stay(run: Run, copied: Path):
+    (copied / "runs" / f"{STEM}.json").unlink()
+    again = invoke([*options_of(run.data, copied), "--no-test"])
+    assert again.exit_code == 0, again.output
+    assert not (copied / "runs" / f"{STEM}.test.csv").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 99}'])
+def test_a_file_that_is_no_record_is_refused_by_name(run: Run, copied: Path, content: str):
+    (copied / "runs" / f"{STEM}.json").write_text(content, encoding="utf-8")
+    again = invoke(options_of(run.data, copied))
+    assert isinstance(again.exception, TrainingError)
+    assert f"{STEM}.json: not the record of a training" in str(again.exception)
+
+
+def test_what_killed_runs_left_half_written_is_removed(run: Run, copied: Path):
+    left = copied / "runs" / f".{STEM}.checkpoint.pt.abc.tmp"
+    left.write_bytes(b"half")
+    assert invoke(options_of(run.data, copied)).exit_code == 0
+    assert not left.exists()
 
 
 def test_changed_weights_are_refused_by_their_hash(copied: Path):
@@ -234,6 +340,8 @@ def test_a_second_run_in_the_same_folder_fails_with_a_message(data: Path, tmp_pa
         ({"seed": "-1"}, "--seed"),
         ({"limit": "1"}, "--limit"),
         ({"epochs": "0"}, "--epochs"),
+        ({"folds": "1"}, "--folds"),
+        ({"recipe": "secret"}, "--recipe"),
         ({"device": "abacus"}, "'abacus'; legal: auto, cpu"),
         ({"input": "bone"}, "--input"),
         ({"precision": "fp16"}, "--precision"),
@@ -318,8 +426,105 @@ def test_the_environment_names_the_data(data: Path, tmp_path: Path, monkeypatch:
     assert "missing.pth: cannot be read" in str(result.exception)
 
 
+@pytest.fixture(scope="module")
+def folds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    out = tmp_path_factory.mktemp("folds")
+    arguments = options_of(data, out, folds="2", sizes="32:1", batch_size="10")
+    del arguments[arguments.index("--weights-dir") : arguments.index("--weights-dir") + 2]
+    result = invoke(arguments)
+    yield Run(data, out / "runs", out / "runs" / "weights", result)
+    shutil.rmtree(out)
+
+
+def test_folds_hold_out_every_labelled_slice_once(folds: Run):
+    assert folds.result.exit_code == 0, folds.result.output
+    assert "labelled: 20 slices, 7 positive, in 2 folds" in folds.result.stderr
+    rows = [rows_of(folds.runs / f"{NAME}.fold{k}of2.csv") for k in (1, 2)]
+    assert all(rows)
+    assert sorted(row["id"] for part in rows for row in part) == [row.id for row in [*TRAINING, *VALIDATION]]
+    labels = {row.id: row.label for row in [*TRAINING, *VALIDATION]}
+    assert all(int(row["label"]) == labels[row["id"]] for part in rows for row in part)
+    for k, part in enumerate(rows, 1):
+        record = record_of(folds.runs, f"{NAME}.fold{k}of2")
+        assert (record["split"], record["n"]) == (f"fold{k}of2", len(part))
+        assert record["trained_on"]["slices"] == 20 - len(part)
+        assert len(rows_of(folds.runs / f"{NAME}.fold{k}of2.test.csv")) == len(TEST)
+
+
+def test_the_figures_of_all_folds_together_are_printed(folds: Run):
+    rows = [row for k in (1, 2) for row in rows_of(folds.runs / f"{NAME}.fold{k}of2.csv")]
+    columns = (np.array([float(row[name]) for row in rows]) for name in ("logit", "label", "group"))
+    logits, labels, groups = columns
+    expected = measure(logits.astype(np.float32), labels.astype(np.uint8), groups.astype(np.int64))
+    printed = folds.result.stdout.partition(f"{NAME} on 20 out-of-fold slices, 7 positive\n")[2]
+    assert f"AUC {expected['auc']:.4f}   AP {expected['average_precision']:.4f}" in printed
+
+
+def test_folds_leave_the_weights_that_ship_alone(folds: Run):
+    names = sorted(path.name for path in folds.weights.iterdir())
+    assert names == [f"{NAME}.fold{k}of2.{suffix}" for k in (1, 2) for suffix in ("json", "safetensors")]
+    for k in (1, 2):
+        model = find_model(str(folds.weights / f"{NAME}.fold{k}of2.json"))
+        assert model.card.metrics["split"] == f"fold{k}of2"
+        load_classifier(model)
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Slices of 24 patients, two of which cannot be used, beside their labels."""
+    home = tmp_path_factory.mktemp("own")
+    (home / "images").mkdir()
+    rows = make_rows([1, 0, 0] * 8, 1)
+    for row in rows:
+        picture(row, "L").save(home / "images" / f"{row.id}.png")
+    (home / "images" / f"{rows[1].id}.png").write_bytes(b"\x89PNG\r\n\x1a\n but damaged")
+    (home / "images" / f"{rows[2].id}.png").unlink()
+    text = "".join(f"images/{row.id}.png,{row.label},P{row.id}\n" for row in rows)
+    (home / "labels.csv").write_text(f"path,label,patient\n{text}", encoding="utf-8")
+    return home
+
+
+def test_data_of_ones_own_train_and_what_is_left_out_is_listed(own_data: Path, tmp_path: Path):
+    arguments = options_of(own_data, tmp_path, labels=str(own_data / "labels.csv"), sizes="32:1", batch_size="16")
+    del arguments[arguments.index("--weights-dir") : arguments.index("--weights-dir") + 2]
+    result = invoke(arguments)
+    assert result.exit_code == 0, result.output
+    assert "left out: 1 error, 2 not found; listed in" in result.stderr
+    listed = rows_of(tmp_path / "runs" / "left-out.csv")
+    assert [(Path(row["name"]).stem, row["status"]) for row in listed] == [
+        ("000002", "error"),
+        ("000002", "not found"),
+        ("000003", "not found"),
+    ]
+    record = record_of(tmp_path / "runs")
+    assert record["n"] + record["trained_on"]["slices"] == 22
+    assert record["data"] == "a label file of its own"
+    card = find_model(str(tmp_path / "runs" / "weights" / f"{NAME}.json")).card
+    assert "RSNA" not in card.notice
+    assert str(own_data) not in card.to_json() + json.dumps(record)
+    shutil.rmtree(tmp_path)
+
+
+def test_groups_can_only_be_reweighed_where_the_labels_have_them(own_data: Path, tmp_path: Path):
+    arguments = options_of(own_data, tmp_path, labels=str(own_data / "labels.csv"))
+    result = invoke([*arguments, "--reweigh-groups"])
+    assert result.exit_code == 2
+    assert re.search(r"--reweigh-groups: .*labels\.csv has no column group", result.stderr.replace("\n", " "))
+
+
 def test_help_names_every_option():
     result = invoke(["train", "--help"])
     assert result.exit_code == 0
-    for option in ("--data", "--experiments", "--init", "--reweigh-groups", "--sizes", "--run-dir", "--weights-dir"):
+    for option in (
+        "--data",
+        "--experiments",
+        "--init",
+        "--reweigh-groups",
+        "--sizes",
+        "--labels",
+        "--folds",
+        "--test",
+        "--run-dir",
+        "--weights-dir",
+    ):
         assert option in result.stdout

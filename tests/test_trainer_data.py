@@ -10,6 +10,7 @@ import pytest
 from conftest import need_shared
 from PIL import Image
 from trainer_data import (
+    FIRST_TEST_ID,
     FIRST_TRAINING_ID,
     FIRST_VALIDATION_ID,
     LAYOUTS,
@@ -24,7 +25,8 @@ from trainer_data import (
 from hemoscan.card import BRAIN, RAW, InputSpec
 from hemoscan.errors import DataError
 from hemoscan.preprocess import preprocess
-from hemoscan.trainer.data import Label, Split, default_folder, load_splits
+from hemoscan.trainer.data import Label, default_folder, load_data_set, load_splits
+from hemoscan.trainer.splits import Split
 
 TRAINING = make_rows([0, 0, 1, 0, 1, 0], FIRST_TRAINING_ID)
 VALIDATION = make_rows([1, 0, 0, 1], FIRST_VALIDATION_ID)
@@ -110,6 +112,38 @@ def test_groups_are_the_largest_raw_levels_and_small_ones_are_merged(tmp_path: P
     assert held_out.groups.tolist() == [80] * 50 + [-1] * 20
 
 
+TEST = make_rows([0, 1, 0], FIRST_TEST_ID)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_test_images_are_loaded_where_they_are(tmp_path: Path, layout: str):
+    home = write_data_set(
+        tmp_path, TRAINING, VALIDATION, layout, test=[*reversed(TEST), Row("000900", 0, black_image())]
+    )
+    test = load_data_set(home, BRAIN).test
+    assert test is not None
+    assert test.ids == tuple(row.id for row in TEST)
+    for image, row in zip(test.images, TEST, strict=True):
+        assert np.array_equal(image, preprocess(row.image, BRAIN))
+    assert load_data_set(home, BRAIN, test=False).test is None
+    trial = load_data_set(home, BRAIN, limit=3).test
+    assert trial is not None
+    assert len(trial) == 3
+
+
+def test_without_test_images_there_is_no_test(tmp_path: Path):
+    assert load_data_set(write_data_set(tmp_path, TRAINING, VALIDATION), BRAIN).test is None
+
+
+@pytest.mark.parametrize("spec", [BRAIN, RAW], ids=["brain", "raw"])
+def test_duplicates_are_one_cluster_whatever_the_input_and_black_images_are_not(tmp_path: Path, spec: InputSpec):
+    copies = [Row("000101", 1, VALIDATION[0].image), Row("000102", 0, black_image()), Row("000103", 0, black_image())]
+    found = load_data_set(write_data_set(tmp_path, [*TRAINING, *copies], VALIDATION), spec).labelled
+    cluster = dict(zip(found.ids, found.clusters.tolist(), strict=True))
+    assert cluster["000101"] == cluster[VALIDATION[0].id]
+    assert len(set(cluster.values())) == len(found) - 1
+
+
 @pytest.mark.parametrize("limit", [3, 4])
 def test_a_limit_takes_the_first_slices_of_each_split(tmp_path: Path, limit: int):
     training, validation = load_splits(write_data_set(tmp_path, TRAINING, VALIDATION), BRAIN, limit=limit)
@@ -148,6 +182,7 @@ def test_taking_slices_takes_all_that_belongs_to_them():
         np.arange(12, dtype=np.uint8).reshape(3, 2, 2),
         np.array([0, 1, 1], np.uint8),
         np.array([70, -1, 80], np.int64),
+        np.array([0, 1, 1], np.int64),
     )
     for index in (np.array([False, True, True]), np.array([1, 2])):
         part = split.take(index)
@@ -155,6 +190,7 @@ def test_taking_slices_takes_all_that_belongs_to_them():
         assert part.images[:, 0, 0].tolist() == [4, 8]
         assert part.labels.tolist() == [1, 1]
         assert part.groups.tolist() == [-1, 80]
+        assert part.clusters.tolist() == [1, 1]
 
 
 def _remove_images(home: Path) -> None:

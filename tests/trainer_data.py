@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hemoscan.trainer.data import Split
+from hemoscan.trainer.splits import Split
 
 LAYOUTS = ("data/data", "data", "single-channel", "merged labels", "tars")
 FIRST_TRAINING_ID = 1
 FIRST_VALIDATION_ID = 15_001
+FIRST_TEST_ID = 17_001
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,14 @@ def make_split(labels: Sequence[int], first_id: int = FIRST_TRAINING_ID, size: i
     rows = make_rows(labels, first_id, size)
     groups = np.where(np.arange(len(rows)) % 4 < 2, 70, 76)
     images = np.stack([np.minimum(row.image, 70) for row in rows])
-    return Split(tuple(row.id for row in rows), images, np.array(labels, np.uint8), groups.astype(np.int64))
+    return Split(
+        tuple(row.id for row in rows), images, np.array(labels, np.uint8), groups.astype(np.int64), np.arange(len(rows))
+    )
 
 
-def write_data_set(out: Path, training: Sequence[Row], validation: Sequence[Row], layout: str = "data/data") -> Path:
+def write_data_set(
+    out: Path, training: Sequence[Row], validation: Sequence[Row], layout: str = "data/data", test: Sequence[Row] = ()
+) -> Path:
     """Write a data set below `out` in one of `LAYOUTS`; return the folder that holds its label files."""
     home = out / "data"
     home.mkdir(parents=True)
@@ -72,10 +77,11 @@ def write_data_set(out: Path, training: Sequence[Row], validation: Sequence[Row]
         middle = len(training) // 2
         write_tar(home / "labelled-1.tar", training[:middle])
         write_tar(home / "labelled-2.tar", [*training[middle:], *validation])
+        write_tar(home / "test.tar", test)
         return home
     images = home if layout == "data" else home / "data"
     images.mkdir(exist_ok=True)
-    for row in [*training, *validation]:
+    for row in [*training, *validation, *test]:
         picture(row, "L" if layout == "single-channel" else "RGB").save(images / f"{row.id}.png")
     return home
 

@@ -1,9 +1,9 @@
-"""Files that are whole or not there: the state of a training, from which it goes on."""
+"""The state of a training, from which it goes on: whole on the disk or not there."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -12,8 +12,23 @@ from hemoscan.outputs import write_atomically
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; the one that was there stays until the new one is whole on the disk."""
-    write_atomically(path, lambda file: torch.save(state, file))
+    """Write a checkpoint; the one that was there stays until the new one is whole on the disk.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written, such as on a full disk.
+    """
+    write_atomically(path, lambda file: _save(state, file))
+
+
+def _save(state: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # torch closes its archive while a failed write passes, and complains of that instead
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,10 +14,21 @@ import click
     "--data", type=click.Path(path_type=Path), help="The data set's folder.  [default: HEMOSCAN_DATA, else ./data]"
 )
 @click.option(
+    "--labels",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Data of your own: a CSV of path, SOPInstanceUID or id, label, and patient, study, group where known; "
+    "--data is then a folder of DICOM, PNG or JPEG.",
+)
+@click.option(
     "--experiments",
     default="all",
     show_default=True,
     help="Names from `hemoscan models`, with commas, or all.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    help="Stratified cross-validation over all labelled slices in place of the data set's own validation split.",
 )
 @click.option(
     "--init", default="imagenet", show_default=True, help="imagenet, scratch, or a state dict (.safetensors, .pth)."
@@ -72,25 +83,38 @@ import click
     help="bf16: autocast. auto: bf16 where the device computes in it, else fp32.",
 )
 @click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=None,
+    help="Compile the training steps (minutes at the start, faster after).  [default: on one CUDA GPU]",
+)
+@click.option(
     "--run-dir",
     "run_folder",
     type=click.Path(path_type=Path, file_okay=False),
     default="runs/report",
     show_default=True,
-    help="Checkpoints and histories; a run that was stopped goes on from here.",
+    help="Checkpoints, records and logits; a run that was stopped goes on from here.",
 )
 @click.option(
     "--weights-dir",
     "weights_folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where weights and cards are written.  [default: weights, with --limit the run's folder]",
+    help="Where weights and cards are written.  [default: weights; with --folds, --labels or --limit RUN-DIR/weights]",
+)
+@click.option(
+    "--test/--no-test",
+    default=True,
+    show_default=True,
+    help="Score the data set's test images, too, as far as they are there.",
 )
 @click.option("--limit", type=click.IntRange(2), help="Only the first so many slices of each split: for a trial.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
 def train(**options: Any) -> None:
-    """Train the report's experiments and write weights, cards and validation figures.
+    """Train the report's experiments and write weights, cards, records and logits.
 
-    Goes on where a stopped run stands, with the same options; --epochs may grow.
+    Goes on where a stopped run stands, with the same options; --epochs may grow. What is done is not trained again.
+    `torchrun --nproc-per-node N -m hemoscan train ...` trains on N GPUs, or in N processes.
     """
     from hemoscan.trainer.command import run_training  # noqa: PLC0415
 

@@ -1,41 +1,45 @@
-"""`hemoscan train`: what the user asked for, to trainings, weights and printed figures."""
+"""`hemoscan train`: what the user asked for, checked, and the data set that it is done with."""
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
-from hemoscan.card import read_card
-from hemoscan.devices import pick_device, pick_precision
+from hemoscan.devices import pick_precision
 from hemoscan.errors import OptionError, OutputError, TrainingError
-from hemoscan.outputs import write_atomically
-from hemoscan.trainer.data import Split, default_folder, load_splits
-from hemoscan.trainer.experiments import RECIPES, Experiment, Recipe, parse_experiments, parse_sizes
-from hemoscan.trainer.publish import publish
-from hemoscan.trainer.train import Progress, train
+from hemoscan.trainer.console import reading_bar
+from hemoscan.trainer.data import default_folder, load_data_set
+from hemoscan.trainer.experiments import RECIPES, Recipe, parse_experiments, parse_sizes
+from hemoscan.trainer.labelled import load_labelled
+from hemoscan.trainer.parallel import Processes, join_processes
+from hemoscan.trainer.records import write_csv
+from hemoscan.trainer.session import Session
+from hemoscan.trainer.splits import DataSet, Division
 
 
 def run_training(
     *,
     data: Path | None,
+    labels: Path | None,
     experiments: str,
+    folds: int | None,
     run_folder: Path,
     weights_folder: Path | None,
     device: str,
     precision: str,
+    compiled: bool | None,
     name: str,
     epochs: int | None,
     sizes: str | None,
     limit: int | None,
+    test: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -57,22 +61,49 @@ def run_training(
         recipe = Recipe(**{"name": name, **RECIPES[name], "sizes": pairs, **given})
     except ValueError as error:
         raise OptionError(str(error)) from error
-    where = pick_device(device)
-    number_format = pick_precision(precision, where)
-    if weights_folder is None:  # a trial must not replace the weights that ship
-        weights_folder = Path("weights") if limit is None else run_folder
+    if weights_folder is None:  # the weights that ship are replaced by a whole training on the report's data only
+        ships = limit is None and folds is None and labels is None
+        weights_folder = Path("weights") if ships else run_folder / "weights"
+    with join_processes(device) as (processes, where), _folders(processes, run_folder, weights_folder):
+        say = click.echo if processes.first else _say_nothing
+        silent = quiet or not processes.first
+        found = _load(labels, data or default_folder(), recipe, limit=limit, test=test, quiet=silent)
+        if processes.first:
+            _note_left_out(found, run_folder)
+        session = Session(
+            recipe,
+            found,
+            _divisions(found, folds, recipe.seed, say),
+            run_folder,
+            weights_folder,
+            where,
+            pick_precision(precision, where),
+            # Of several GPUs' graphs nothing is known here yet.
+            compiled=where.type == "cuda" and processes.size == 1 if compiled is None else compiled,
+            processes=processes,
+            quiet=silent,
+            say=say,
+        )
+        for experiment in chosen:
+            session.run(experiment)
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    """Stand in for click.echo: of several processes one speaks."""
+
+
+@contextmanager
+def _folders(processes: Processes, run_folder: Path, weights_folder: Path) -> Iterator[None]:
+    """Hold the run's folder: of several processes the first does."""
+    if not processes.first:
+        yield
+        return
     _make_folder(run_folder)
     try:
         with FileLock(run_folder / "lock", timeout=0):
             _make_folder(weights_folder)
-            splits = load_splits(
-                data or default_folder(), recipe.spec, limit=limit, progress=_bar("reading", "slice", quiet)
-            )
-            for split, name in zip(splits, ("training", "validation"), strict=True):
-                click.echo(f"{name}: {len(split)} slices, {int(split.labels.sum())} positive", err=True)
-            session = _Session(recipe, splits, run_folder, weights_folder, where, number_format, quiet)
-            for experiment in chosen:
-                session.run(experiment)
+            _remove_leftovers(run_folder)
+            yield
     except Timeout as error:
         raise TrainingError(f"{run_folder}: another training is running there; name another --run-dir") from error
 
@@ -86,97 +117,43 @@ def _make_folder(path: Path) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-@dataclass(frozen=True)
-class _Session:
-    """What the experiments of one run share."""
-
-    recipe: Recipe
-    splits: tuple[Split, Split]
-    run_folder: Path
-    weights_folder: Path
-    device: torch.device
-    precision: str
-    quiet: bool
-
-    def run(self, experiment: Experiment) -> None:
-        """Train one experiment; write its history, weights and card; print its figures."""
-        recipe, device, precision = self.recipe, self.device, self.precision
-        start = f"{recipe.epochs} epochs on {device} in {precision}, start: {recipe.init}"
-        click.echo(f"{experiment.name}: {start}", err=True)
-        with _Bars(experiment.name, self.quiet) as bars:
-            progress = Progress(step=bars.step, epoch=bars.epoch)
-            trained = train(
-                experiment, recipe, self.splits, self.run_folder, device, precision=precision, progress=progress
-            )
-        history = json.dumps({"experiment": experiment.name, "history": trained.history}, indent=1)
-        write_atomically(self.run_folder / f"{experiment.name}.history.json", lambda file: file.write(history.encode()))
-        where = {"device": str(device), "precision": precision}
-        card = publish(experiment, recipe, trained, self.splits, self.weights_folder, where=where)
-        click.echo(format_metrics(experiment.name, read_card(card).metrics))
-        click.echo(f"weights and card: {card.with_suffix('.safetensors')}, {card}", err=True)
+def _remove_leftovers(run_folder: Path) -> None:
+    """Remove what runs that were killed while they wrote have left: checkpoints are large."""
+    for path in run_folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
-def format_metrics(name: str, metrics: dict[str, Any]) -> str:
-    """Return the figures of one model as a table of at most 80 columns."""
-    lines = [
-        f"{name} on {metrics['n']} validation slices, {metrics['positives']} positive",
-        f"  AUC {metrics['auc']:.4f}   AP {metrics['average_precision']:.4f}   "
-        f"AUC with groups balanced {metrics['auc_group_balanced']:.4f}",
-    ]
-    for title, key in (("at 0.5", "at_0.5"), ("cross-fitted", "at_cross_fitted_threshold")):
-        found = metrics[key]
-        lines.append(
-            f"  {title:<13}accuracy {found['accuracy']:.4f}  precision {found['precision']:.4f}  "
-            f"recall {found['recall']:.4f}  F1 {found['f1']:.4f}"
-        )
-        lines.append(
-            f"  {'':<13}TP {found['true_positives']}  FP {found['false_positives']}  "
-            f"FN {found['false_negatives']}  TN {found['true_negatives']}"
-        )
-    within = [f"{group}: {auc:.3f}" for group, auc in metrics["auc_within_groups"].items()]
-    lines.append("  AUC within groups (-1: the small ones)")
-    lines += [f"  {'':<13}{'  '.join(within[i : i + 6])}" for i in range(0, len(within), 6)]
-    return "\n".join([*lines, f"  threshold on the card (best F1 on this split): {metrics['threshold']:.4f}"])
+def _load(labels: Path | None, folder: Path, recipe: Recipe, *, limit: int | None, test: bool, quiet: bool) -> DataSet:
+    if labels is None:
+        return load_data_set(folder, recipe.spec, limit=limit, progress=reading_bar(quiet, "slices"), test=test)
+    bar = reading_bar(quiet, "files")
+    found = load_labelled(labels, folder, recipe.spec, limit=limit, progress=bar)
+    if recipe.reweigh_groups and not found.group_names:
+        raise OptionError(f"--reweigh-groups: {labels} has no column group")
+    return found
 
 
-def hide_progress(quiet: bool) -> bool | None:
-    """Return tqdm's `disable`: None leaves it to whether stderr is a terminal, which cron's is not."""
-    return True if quiet or sys.stderr is None else None
+def _note_left_out(data: DataSet, run_folder: Path) -> None:
+    """List the files and labels of which no slice came; what an earlier run listed is out of date."""
+    path = run_folder / "left-out.csv"
+    if not data.left_out:
+        path.unlink(missing_ok=True)
+        return
+    write_csv(path, ("name", "status", "reason"), ((one.name, one.status, one.reason) for one in data.left_out))
+    counts = Counter(one.status for one in data.left_out)
+    text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    click.echo(f"left out: {text}; listed in {path}", err=True)
 
 
-def _bar(title: str, unit: str, quiet: bool) -> Any:
-    return lambda rows: tqdm(rows, desc=title, unit=unit, disable=hide_progress(quiet))
-
-
-class _Bars:
-    """A progress bar an epoch, and a line on stderr at its end."""
-
-    def __init__(self, name: str, quiet: bool) -> None:
-        self.name, self.quiet = name, quiet
-        self.bar: Any = None
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        if self.bar is None:
-            self.bar = tqdm(total=steps, desc=f"{self.name} epoch {epoch + 1}", disable=hide_progress(self.quiet))
-        self.bar.n = step
-        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        self.bar.update(0)
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        self.bar = None
-        found = record["validation"]
-        click.echo(
-            f"{self.name} epoch {record['epoch']}: loss {record['loss']:.4f}, validation AUC {found['auc']:.4f}, "
-            f"AP {found['average_precision']:.4f}, F1 {found['at_cross_fitted_threshold']['f1']:.4f}, "
-            f"{record['seconds']:.0f} s",
-            err=True,
-        )
+def _divisions(
+    data: DataSet, folds: int | None, seed: int, say: Callable[..., None]
+) -> Callable[[], Iterator[Division]]:
+    """Say how the slices are divided; return what makes the divisions."""
+    if folds is not None:
+        positives = int(data.labelled.labels.sum())
+        say(f"labelled: {len(data.labelled)} slices, {positives} positive, in {folds} folds", err=True)
+        return lambda: data.folds(folds, seed)
+    division = data.validation(seed)
+    for name, split in (("training", division.training), ("validation", division.held_out)):
+        say(f"{name}: {len(split)} slices, {int(split.labels.sum())} positive", err=True)
+    return lambda: iter([division])

@@ -2,7 +2,7 @@
 
 Images lie in `data/data/`, in `data/`, or in tars beside the label files; PNGs have one or three equal channels,
 tars hold lossless WebP. Labels are `train_labels.txt` and `validation_labels.txt` (header `id,class`), or one merged
-`train_labels.txt`.
+`train_labels.txt`. The test images, 017001 to 022149, have no labels, and may be absent.
 """
 
 from __future__ import annotations
@@ -11,51 +11,34 @@ import csv
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hemoscan.card import InputSpec
+from hemoscan.card import BRAIN, InputSpec
 from hemoscan.errors import DataError
 from hemoscan.machine import usable_cores
 from hemoscan.preprocess import preprocess
 from hemoscan.trainer.balance import merge_small_groups
+from hemoscan.trainer.clusters import clusters, digest
+from hemoscan.trainer.splits import DataSet, Slices, Split
 
 IMAGE_SUFFIXES = (".png", ".webp")
 VALIDATION_IDS = range(15_001, 17_001)
+TEST_IDS = range(17_001, 22_150)
+DESCRIPTION = "Unibuc brain anomaly detection, a subset of RSNA 2019"
+NOTICE = (
+    "Research use only, not for diagnosis. Trained on slices derived from the RSNA 2019 Brain CT Hemorrhage data set: "
+    "non-commercial use; cite Flanders et al., Radiology: Artificial Intelligence 2020, 2(3):e190211."
+)
 DECODE_AT_ONCE = 512
 
 Label = tuple[str, int]
 Reader = Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Slices in memory, ready for the network."""
-
-    ids: tuple[str, ...]
-    """As in the label file."""
-    images: NDArray[np.uint8]
-    """Shape (n, size, size), the network's input."""
-    labels: NDArray[np.uint8]
-    """Shape (n,), 1 for hemorrhage."""
-    groups: NDArray[np.int64]
-    """Shape (n,): the largest grey level of the image as it is distributed, which tells the header's window, so the
-    site; levels of few images are merged into -1."""
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> Split:
-        """Return the slices that an index array names."""
-        numbers = np.arange(len(self))[index]
-        ids = tuple(self.ids[number] for number in numbers)
-        return Split(ids, self.images[index], self.labels[index], self.groups[index])
 
 
 def default_folder() -> Path:
@@ -70,7 +53,20 @@ def load_splits(
     limit: int | None = None,
     progress: Callable[[Iterable[Label]], Iterable[Label]] = iter,
 ) -> tuple[Split, Split]:
-    """Load the training and the validation split.
+    """Load the training and the validation split: see `load_data_set`."""
+    division = load_data_set(folder, spec, limit=limit, progress=progress, test=False).validation(seed=0)
+    return division.training, division.held_out
+
+
+def load_data_set(
+    folder: Path,
+    spec: InputSpec,
+    *,
+    limit: int | None = None,
+    progress: Callable[[Iterable[Label]], Iterable[Label]] = iter,
+    test: bool = True,
+) -> DataSet:
+    """Load the labelled slices, and those of the test.
 
     Parameters
     ----------
@@ -82,11 +78,8 @@ def load_splits(
         Take only the first so many slices of each split, for a trial.
     progress
         Wraps the labels while their images are decoded, such as tqdm.
-
-    Returns
-    -------
-    tuple of Split
-        Training slices whose pixels also occur in the validation split are left out (but for black ones).
+    test
+        Whether to load the test images, too, as far as they are there.
 
     Raises
     ------
@@ -102,12 +95,14 @@ def load_splits(
         raise DataError(
             f"{home}: {len(missing)} labelled images not found, such as {missing[0]} (.png, or .webp in a tar)"
         )
-    both = _decode(labelled, images, spec, progress)
-    numbers = np.arange(len(both))
-    train, held_out = both.take(numbers < len(training)), both.take(numbers >= len(training))
-    train = train.take(~_duplicates(train, held_out))
-    _check_classes(home, "training", train.labels.tolist())
-    return train, held_out
+    held_out = np.arange(len(labelled)) >= len(training)
+    return DataSet(
+        _decode_labelled(labelled, images, spec, progress),
+        held_out,
+        _decode_test(images, {name for name, _ in labelled}, spec, limit) if test else None,
+        DESCRIPTION,
+        NOTICE,
+    )
 
 
 def _label_file(folder: Path) -> Path:
@@ -131,14 +126,9 @@ def _read_labels(home: Path, limit: int | None) -> tuple[list[Label], list[Label
     held_out = {name for name, _ in validation}
     training = [row for row in training if row[0] not in held_out]
     for split, rows in (("training", training[:limit]), ("validation", validation[:limit])):
-        _check_classes(home, split, [label for _, label in rows])
+        if {label for _, label in rows} != {0, 1}:  # before minutes of decoding, not after
+            raise DataError(f"{home}: the {split} split has {len(rows)} slices; legal: both classes among them")
     return training[:limit], validation[:limit]
-
-
-def _check_classes(home: Path, split: str, labels: Iterable[int]) -> None:
-    found = list(labels)
-    if set(found) != {0, 1}:
-        raise DataError(f"{home}: the {split} split has {len(found)} slices; legal: both classes among them")
 
 
 def _read_label_file(path: Path) -> list[Label]:
@@ -187,14 +177,30 @@ def _tar_readers(path: Path) -> dict[str, Reader]:
     return {Path(member.name).stem: reader(member.offset_data, member.size) for member in members}
 
 
-def _decode(
+def _decode_labelled(
     rows: list[Label],
     images: Mapping[str, Reader],
     spec: InputSpec,
     progress: Callable[[Iterable[Label]], Iterable[Label]],
 ) -> Split:
-    pixels = np.empty((len(rows), spec.size, spec.size), np.uint8)
-    levels = np.empty(len(rows), np.int64)
+    pixels, levels, digests = _decode([name for name, _ in rows], images, spec, iter(progress(rows)))
+    ids, labels = tuple(name for name, _ in rows), np.array([label for _, label in rows], np.uint8)
+    return Split(ids, pixels, labels, merge_small_groups(levels), clusters(digests))
+
+
+def _decode_test(images: Mapping[str, Reader], labelled: set[str], spec: InputSpec, limit: int | None) -> Slices | None:
+    found = (name for name in images if name.isdigit() and int(name) in TEST_IDS and name not in labelled)
+    names = sorted(found)[:limit]
+    return Slices(tuple(names), _decode(names, images, spec, iter(()))[0]) if names else None
+
+
+def _decode(
+    names: list[str], images: Mapping[str, Reader], spec: InputSpec, shown: Iterator[Label]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[bytes | None]]:
+    """Return inputs of shape (n, size, size), the largest grey level of each image, and its digest."""
+    pixels = np.empty((len(names), spec.size, spec.size), np.uint8)
+    levels = np.empty(len(names), np.int64)
+    digests: list[bytes | None] = [None] * len(names)
 
     def decode(task: tuple[int, str]) -> None:
         number, name = task
@@ -204,18 +210,12 @@ def _decode(
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
             raise DataError(f"image {name}: cannot be decoded: {error}") from error
         pixels[number], levels[number] = preprocess(grey, spec), grey.max()
+        # Of one input whatever the run's, so that all runs divide the slices alike.
+        digests[number] = digest(preprocess(grey, BRAIN))
 
-    shown = iter(progress(rows))
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for start in range(0, len(rows), DECODE_AT_ONCE):
-            chunk = rows[start : start + DECODE_AT_ONCE]
-            for _ in pool.map(decode, [(start + i, name) for i, (name, _) in enumerate(chunk)]):
+        for start in range(0, len(names), DECODE_AT_ONCE):
+            chunk = names[start : start + DECODE_AT_ONCE]
+            for _ in pool.map(decode, [(start + i, name) for i, name in enumerate(chunk)]):
                 next(shown, None)
-    ids, labels = tuple(name for name, _ in rows), np.array([label for _, label in rows], np.uint8)
-    return Split(ids, pixels, labels, merge_small_groups(levels))
-
-
-def _duplicates(split: Split, other: Split) -> NDArray[np.bool_]:
-    """Return, of shape (n,), which slices of `split` are pixel for pixel in `other`, black ones not counted."""
-    known = {image.tobytes() for image in other.images}
-    return np.array([bool(image.any()) and image.tobytes() in known for image in split.images])
+    return pixels, levels, digests

@@ -12,76 +12,89 @@ from hemoscan.card import Card
 from hemoscan.machine import describe_machine
 from hemoscan.networks import save_weights
 from hemoscan.outputs import write_atomically
-from hemoscan.trainer.data import Split
 from hemoscan.trainer.experiments import Experiment, Recipe
-from hemoscan.trainer.metrics import measure
+from hemoscan.trainer.splits import VALIDATION, DataSet, Division
 from hemoscan.trainer.train import Trained
 
-NOTICE = (
-    "Research use only, not for diagnosis. Trained on slices derived from the RSNA 2019 Brain CT Hemorrhage data set: "
-    "non-commercial use; cite Flanders et al., Radiology: Artificial Intelligence 2020, 2(3):e190211."
-)
+
+def describe_training(
+    experiment: Experiment, recipe: Recipe, trained: Trained, data: DataSet, where: dict[str, Any]
+) -> dict[str, Any]:
+    """Return how a model was made, for card and record; no path, no user.
+
+    `where` says on which device, in which precision and so on it was trained.
+    """
+    return {
+        "recipe": recipe.name,
+        "data": data.description,
+        "init": recipe.init if recipe.init in ("imagenet", "scratch") else Path(recipe.init).name,
+        "input": recipe.input,
+        "class_weight": experiment.class_weight,
+        "output_bias": experiment.output_bias,
+        "reweigh_groups": recipe.reweigh_groups,
+        "epochs": len(trained.history),
+        "sizes": [[pixels, epochs] for pixels, epochs in recipe.sizes],
+        "batch_size": recipe.batch_size,
+        "optimizer": "AdamW" if recipe.weight_decay else "Adam",
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "one_cycle": recipe.one_cycle,
+        "augment": recipe.augment,
+        "negatives": recipe.negatives,
+        "seed": recipe.seed,
+        **where,
+        "seconds": round(sum(record["seconds"] for record in trained.history)),
+        "machine": describe_machine(),
+        "hemoscan": __version__,
+    }
+
+
+def weights_stem(experiment: Experiment, division: Division) -> str:
+    """Return the name of a model's files: those of a fold never take the place of the model's own."""
+    return experiment.name if division.name == VALIDATION else f"{experiment.name}.{division.name}"
 
 
 def publish(
     experiment: Experiment,
     recipe: Recipe,
     trained: Trained,
-    splits: tuple[Split, Split],
+    division: Division,
     folder: Path,
     *,
-    where: dict[str, str],
+    training: dict[str, Any],
+    metrics: dict[str, Any],
+    notice: str,
 ) -> Path:
-    """Write `<experiment>.safetensors` (16-bit) and `<experiment>.json`; return the card's path.
+    """Write `<stem>.safetensors` (16-bit) and `<stem>.json`, see `weights_stem`; return the card's path.
 
-    `where` says on which device and in which precision it was trained.
+    Parameters
+    ----------
+    training
+        From `describe_training`.
+    metrics
+        Of the division's held-out slices, from `hemoscan.trainer.metrics.measure`.
+    notice
+        Licence and limits of the weights.
 
     The weights are written first: a card never names weights that are not there, and the pair that was there before is
     refused by its hash, not used by mistake, should the machine die between the two.
     """
     weights = save_weights(trained.classifier)
-    held_out = splits[1]
-    metrics: dict[str, Any] = {
-        "split": "validation",
-        **measure(trained.logits, held_out.labels, held_out.groups),
-    }
+    stem = weights_stem(experiment, division)
+    learned = {"slices": len(division.training), "positives": int(division.training.labels.sum())}
     card = Card(
         name=experiment.name,
         architecture=experiment.architecture,
         input=recipe.spec,
         # Rounded down: the threshold is a positive slice's own score.
         threshold=math.floor(metrics["threshold"] * 1e6) / 1e6,
-        weights=f"{experiment.name}.safetensors",
+        weights=f"{stem}.safetensors",
         sha256=hashlib.sha256(weights).hexdigest(),
-        training={
-            "recipe": recipe.name,
-            "data": "Unibuc brain anomaly detection, a subset of RSNA 2019: training split",
-            "slices": len(splits[0]),
-            "positives": int(splits[0].labels.sum()),
-            "init": recipe.init if recipe.init in ("imagenet", "scratch") else Path(recipe.init).name,
-            "input": recipe.input,
-            "class_weight": experiment.class_weight,
-            "output_bias": experiment.output_bias,
-            "reweigh_groups": recipe.reweigh_groups,
-            "epochs": len(trained.history),
-            "sizes": [[pixels, epochs] for pixels, epochs in recipe.sizes],
-            "batch_size": recipe.batch_size,
-            "optimizer": "AdamW" if recipe.weight_decay else "Adam",
-            "learning_rate": recipe.learning_rate,
-            "weight_decay": recipe.weight_decay,
-            "one_cycle": recipe.one_cycle,
-            "augment": recipe.augment,
-            "negatives": recipe.negatives,
-            "seed": recipe.seed,
-            **where,
-            "seconds": round(sum(record["seconds"] for record in trained.history)),
-            "machine": describe_machine(),
-            "hemoscan": __version__,
-        },
-        metrics=metrics,
-        notice=NOTICE,
+        training={**training, **learned},
+        metrics={"split": division.name, **metrics},
+        notice=notice,
     )
     write_atomically(folder / card.weights, lambda file: file.write(weights))
-    path = folder / f"{experiment.name}.json"
+    path = folder / f"{stem}.json"
     write_atomically(path, lambda file: file.write(card.to_json().encode()))
     return path

@@ -22,9 +22,11 @@ from hemoscan.networks import Classifier, round_weights, start_classifier, top_u
 from hemoscan.trainer.augment import augment
 from hemoscan.trainer.balance import class_weights, group_weights, output_bias
 from hemoscan.trainer.checkpoint import load_checkpoint, save_checkpoint
-from hemoscan.trainer.data import Split
+from hemoscan.trainer.compiled import Forward
 from hemoscan.trainer.experiments import Experiment, Recipe
 from hemoscan.trainer.metrics import measure
+from hemoscan.trainer.parallel import ALONE, Processes
+from hemoscan.trainer.splits import VALIDATION, Slices, Split
 
 CHECKPOINT_SECONDS = 300.0
 EVALUATION_BATCH = 64
@@ -38,6 +40,8 @@ class Progress:
     """Epoch (from 0), step (from 1), steps an epoch, loss of the step."""
     epoch: Callable[[dict[str, Any]], None] = lambda record: None
     """The record of the epoch: loss, seconds and validation metrics."""
+    note: Callable[[str], None] = lambda text: None
+    """What a user should know."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ def train(
     run_folder: Path,
     device: torch.device,
     *,
+    name: str = VALIDATION,
     precision: str = "fp32",
+    compiled: bool = False,
+    processes: Processes = ALONE,
     progress: Progress | None = None,
 ) -> Trained:
     """Train one experiment, or go on where its checkpoint in `run_folder` stands.
@@ -69,9 +76,15 @@ def train(
     splits
         Training and validation slices.
     run_folder
-        Holds `<experiment>.checkpoint.pt`, written after every epoch and every five minutes.
+        Holds `<experiment>.<name>.checkpoint.pt`, written after every epoch and every five minutes.
+    name
+        Of the division into the splits.
     precision
         fp32, or bf16 for autocast.
+    compiled
+        Whether to compile the steps; where that fails they run as they are.
+    processes
+        Those that train together. All but the first return no logits and write nothing.
 
     Raises
     ------
@@ -81,13 +94,20 @@ def train(
         If the loss becomes non-finite (the text names the batch's ids), or the checkpoint is of another training.
     """
     progress = progress or Progress()
-    training = _Training(experiment, recipe, splits, device, precision)
-    path = run_folder / f"{experiment.name}.checkpoint.pt"
+    training = _Training(experiment, recipe, splits, device, precision, processes)
+    training.forward = Forward(processes.wrap(training.classifier), compiled=compiled, note=progress.note)
+    path = checkpoint_path(run_folder, experiment, name)
     training.restore(load_checkpoint(path, training.identity))
     while training.position.epoch < recipe.epochs:
         training.run_epoch(path, progress)
     round_weights(training.classifier)
-    return Trained(training.classifier, training.predict(), training.history)
+    logits = training.predict() if processes.first else np.empty(0, np.float32)
+    return Trained(training.classifier, logits, training.history)
+
+
+def checkpoint_path(run_folder: Path, experiment: Experiment, name: str) -> Path:
+    """Return where the state of a training is kept."""
+    return run_folder / f"{experiment.name}.{name}.checkpoint.pt"
 
 
 @dataclass
@@ -105,10 +125,16 @@ class Position:
 class _Training:
     """A training in memory: all that its loop changes."""
 
-    def __init__(
-        self, experiment: Experiment, recipe: Recipe, splits: tuple[Split, Split], device: torch.device, precision: str
+    def __init__(  # noqa: PLR0917 - as `train` has them
+        self,
+        experiment: Experiment,
+        recipe: Recipe,
+        splits: tuple[Split, Split],
+        device: torch.device,
+        precision: str,
+        processes: Processes = ALONE,
     ) -> None:
-        self.recipe, self.device, self.precision = recipe, device, precision
+        self.recipe, self.device, self.precision, self.processes = recipe, device, precision, processes
         self.training, self.validation = splits
         torch.manual_seed(recipe.seed)
         self.classifier = start_classifier(experiment.architecture, recipe.spec, recipe.init)
@@ -116,6 +142,9 @@ class _Training:
             unit = top_unit(self.classifier, experiment.architecture)
             nn.init.constant_(unit.bias, output_bias(self.training.labels))
         self.classifier.to(device)
+        self.forward: Callable[[Tensor], Tensor] = self.classifier
+        if not processes.first:  # each its own dropout
+            torch.manual_seed(recipe.seed + 1_000_003 * processes.rank)
         self.optimizer = torch.optim.AdamW(
             self.classifier.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -124,19 +153,14 @@ class _Training:
         self.weights = torch.from_numpy(sample_weights(experiment, recipe, self.training)).to(device)  # (n,)
         self.position = Position()
         self.history: list[dict[str, Any]] = []
-        self.identity: dict[str, Any] = {
-            **recipe.identity(),
-            "experiment": experiment.name,
-            "precision": precision,
-            "device": device.type,
-            "samples": [fingerprint(split) for split in splits],
-        }
+        self.identity = identify(experiment, recipe, splits, device, precision, processes)
 
     def run_epoch(self, path: Path, progress: Progress) -> None:
         """Train what is left of the epoch, measure on the validation split, save."""
         position = self.position
         size = self.recipe.size_of(position.epoch)
-        batches = epoch_batches(self.training.labels, self.recipe, position.epoch)
+        found = epoch_batches(self.training.labels, self.recipe, position.epoch)
+        batches = [batch for batch in found if len(batch) >= 2 * self.processes.size]  # BatchNorm, as there
         saved = time.monotonic()
         for batch in batches[position.step :]:
             started = time.monotonic()
@@ -146,7 +170,8 @@ class _Training:
             position.step += 1
             position.loss += loss
             position.seconds += time.monotonic() - started
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            # The clocks of several processes would not agree on when to meet.
+            if self.processes.size == 1 and time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.save(path)
                 saved = time.monotonic()
             progress.step(position.epoch, position.step, len(batches), loss)
@@ -155,7 +180,7 @@ class _Training:
             "size": size,
             "loss": position.loss / len(batches),
             "seconds": position.seconds,
-            "validation": measure(self.predict(), self.validation.labels, self.validation.groups),
+            "validation": self.measure() if self.processes.first else {},
         }
         self.history.append(record)
         self.position = Position(epoch=position.epoch + 1)
@@ -164,15 +189,17 @@ class _Training:
 
     def take_step(self, batch: Tensor, size: int) -> float:
         """Train on the slices that `batch`, of shape (k,), names; return the loss, never learn a non-finite one."""
-        index = batch.to(self.device)
+        index = self.processes.share(batch).to(self.device)
         self.classifier.train()
         images = resized(self.images[index], size)  # (k, size, size)
         if self.recipe.augment:
             images = augment(images, self.recipe.spec.limits, self.generator())
         with autocast(self.device, self.precision):
-            logits = self.classifier(images)  # (k,)
-        loss = binary_cross_entropy_with_logits(logits, self.labels[index], self.weights[index])
-        value = loss.item()
+            logits = self.forward(images)  # (k,)
+        losses = binary_cross_entropy_with_logits(logits, self.labels[index], self.weights[index], reduction="sum")
+        # The gradient is the mean over the processes, whose parts of the batch may differ in length.
+        loss = losses * (self.processes.size / len(batch))
+        value = self.processes.mean(loss.detach())
         if not math.isfinite(value):
             names = ", ".join(self.training.ids[i] for i in batch.tolist())
             where = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
@@ -185,7 +212,11 @@ class _Training:
     def generator(self) -> torch.Generator:
         """Return a generator that this step alone draws from, so that a training that goes on draws the same."""
         step = (self.recipe.seed * 1_000_003 + self.position.epoch) * 1_000_003 + self.position.step
-        return torch.Generator(self.device).manual_seed(step)
+        return torch.Generator(self.device).manual_seed(step * self.processes.size + self.processes.rank)
+
+    def measure(self) -> dict[str, Any]:
+        """Return the figures on the validation split."""
+        return measure(self.predict(), self.validation.labels, self.validation.groups)
 
     def predict(self) -> NDArray[np.float32]:
         """Return the validation split's logits, of shape (n,)."""
@@ -195,7 +226,10 @@ class _Training:
         return logits
 
     def save(self, path: Path) -> None:
-        """Write all that `restore` needs."""
+        """Write all that `restore` needs; with several processes, all of them have to call this."""
+        states = self.processes.gather(_rng_state(self.device))
+        if not self.processes.first:
+            return
         content = {
             "identity": self.identity,
             "position": asdict(self.position),
@@ -203,7 +237,7 @@ class _Training:
             "history": self.history,
             "network": self.classifier.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": _rng_state(self.device),
+            "rng": states,
         }
         save_checkpoint(path, content)
 
@@ -223,7 +257,7 @@ class _Training:
         self.history = content["history"]
         self.classifier.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
-        _set_rng_state(self.device, content["rng"])
+        _set_rng_state(self.device, content["rng"][self.processes.rank])
 
 
 def _rng_state(device: torch.device) -> Tensor:
@@ -240,6 +274,25 @@ def _set_rng_state(device: torch.device, state: Tensor) -> None:
         torch.mps.set_rng_state(state)
     else:
         torch.set_rng_state(state)
+
+
+def identify(  # noqa: PLR0917 - as `train` has them
+    experiment: Experiment,
+    recipe: Recipe,
+    splits: tuple[Split, Split],
+    device: torch.device,
+    precision: str,
+    processes: Processes = ALONE,
+) -> dict[str, Any]:
+    """Return all that two runs must share for one to go on where the other stopped; JSON holds it."""
+    return {
+        **recipe.identity(),
+        "experiment": experiment.name,
+        "precision": precision,
+        "device": device.type,
+        "processes": processes.size,
+        "samples": [fingerprint(split) for split in splits],
+    }
 
 
 def fingerprint(split: Split) -> str:
@@ -280,10 +333,10 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(classifier: Classifier, split: Split, device: torch.device, precision: str) -> NDArray[np.float32]:
+def predict(classifier: Classifier, slices: Slices, device: torch.device, precision: str) -> NDArray[np.float32]:
     """Return logits of shape (n,), at the input's full size."""
     classifier.eval()
-    images = torch.from_numpy(split.images)
+    images = torch.from_numpy(slices.images)
     parts = []
     for batch in torch.split(images, EVALUATION_BATCH):
         with autocast(device, precision):

@@ -1,0 +1,174 @@
+"""Other people's data: a label file, and a folder of DICOM, PNG or JPEG that is read as a scan reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemoscan.card import InputSpec
+from hemoscan.decode import DecodeOptions, decode
+from hemoscan.dicom import configure_pydicom
+from hemoscan.errors import DataError
+from hemoscan.machine import usable_cores
+from hemoscan.slices import ERROR, OK, Decoded
+from hemoscan.sources import Entry, Reader, find_entries
+from hemoscan.trainer.balance import merge_small_groups
+from hemoscan.trainer.clusters import clusters, digest
+from hemoscan.trainer.join import join
+from hemoscan.trainer.labels import Labels, read_labels
+from hemoscan.trainer.scores import Scores
+from hemoscan.trainer.splits import DataSet, LeftOut, Split
+
+FILES_AHEAD = 512
+NOT_FOUND = "not found"
+DESCRIPTION = "a label file of its own"
+NOTICE = (
+    "Research use only, not for diagnosis. Trained on data of whoever trained it: whether and to whom the weights may "
+    "be passed on is theirs to say."
+)
+
+Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
+
+
+def load_labelled(
+    labels: Path, folder: Path, spec: InputSpec, *, limit: int | None = None, progress: Progress = iter
+) -> DataSet:
+    """Load the slices in a folder that a label file names.
+
+    Parameters
+    ----------
+    labels
+        See `hemoscan.trainer.labels`.
+    folder
+        Where files are looked for: see `hemoscan.sources`.
+    spec
+        The network's input.
+    limit
+        Take only the first so many labels, for a trial.
+    progress
+        Wraps the files while they are decoded, such as tqdm.
+
+    Returns
+    -------
+    DataSet
+        Patients, studies and duplicates are clusters. `left_out` has every label without an image, and every file that
+        cannot be read, with the reason.
+
+    Raises
+    ------
+    DataError
+        If the label file is malformed, or no image or several are found for a label that must have one.
+    """
+    wanted = _first(read_labels(labels), limit)
+    if not folder.exists():
+        raise DataError(f"{folder}: not there; name the folder of the images with --data")
+    found = _Found(wanted)
+    for decoded in _decode_all(folder, spec, progress):
+        found.add(decoded)
+    split, names = found.split(folder)
+    return DataSet(split, None, None, DESCRIPTION, NOTICE, tuple(found.left_out), names)
+
+
+def _first(labels: Labels, limit: int | None) -> Labels:
+    def cut(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if values is None else values[:limit]
+
+    return replace(
+        labels,
+        keys=labels.keys[:limit],
+        labels=labels.labels[:limit],
+        frames=None if labels.frames is None else labels.frames[:limit],
+        patients=cut(labels.patients),
+        studies=cut(labels.studies),
+        groups=cut(labels.groups),
+    )
+
+
+def _decode_all(folder: Path, spec: InputSpec, progress: Progress) -> Iterator[Decoded]:
+    """Yield every frame of every file, in the order of names."""
+    configure_pydicom()
+    options = DecodeOptions(spec)
+    entries = iter(progress(find_entries([folder])))
+    with Reader() as reader, ThreadPoolExecutor(usable_cores()) as pool:
+        while chunk := list(islice(entries, FILES_AHEAD)):
+            for frames in pool.map(lambda entry: decode(entry, reader, options), chunk):
+                yield from frames
+
+
+def _names_of(path: str) -> set[str]:
+    """Return a file's name, and that without its suffix; of the member, for one of a zip."""
+    name = PurePosixPath(path.replace("\\", "/").replace("!", "/"))
+    return {name.name, name.stem}
+
+
+class _Found:
+    """What of the folder may belong to a label: other images are counted, and not kept."""
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.wanted = set(labels.keys)
+        if labels.kind == "path":
+            self.wanted = {name for key in labels.keys for name in _names_of(key)}
+        self.slices: list[Decoded] = []
+        self.left_out: list[LeftOut] = []
+
+    def add(self, decoded: Decoded) -> None:
+        """Keep a slice that may be wanted; note a file that cannot be read, and a wanted one that is no slice."""
+        may_be_wanted = not self.wanted.isdisjoint({decoded.identity.sop_uid, *_names_of(decoded.path)})
+        if decoded.status == OK and may_be_wanted:
+            self.slices.append(decoded)
+        elif decoded.status == ERROR or (decoded.status != OK and may_be_wanted):
+            self.left_out.append(LeftOut(decoded.path, decoded.status, decoded.reason))
+
+    def split(self, folder: Path) -> tuple[Split, tuple[str, ...]]:
+        """Return the labelled slices, in the labels' order, and the names of their groups."""
+        labels, rows = self.labels, self.slices
+        if not rows:
+            raise DataError(
+                f"{folder}: holds no CT slice that {labels.source} names, such as {labels.keys[0]}; "
+                f"{len(self.left_out)} files cannot be read or are no CT slices"
+            )
+        joined = join(_as_rows(folder, rows), labels)
+        unmatched = np.setdiff1d(np.arange(len(labels)), joined.labels)
+        self.left_out += [LeftOut(labels.keys[place], NOT_FOUND, "no such slice could be read") for place in unmatched]
+        slices = [rows[row] for row in joined.rows]
+        images = np.array([found.image for found in slices])  # in C order, which stack would not promise
+
+        def column(values: tuple[str, ...] | None) -> list[str | None]:
+            return [None if values is None else values[place] or None for place in joined.labels]
+
+        groups, names = _groups(column(labels.groups))
+        belongings = clusters(
+            [digest(image) for image in images],
+            column(labels.patients),
+            column(labels.studies),
+            [found.identity.study_uid or None for found in slices],
+        )
+        ids = tuple(labels.keys[place] for place in joined.labels)
+        return Split(ids, images, labels.labels[joined.labels], groups, belongings), names
+
+
+def _as_rows(folder: Path, slices: list[Decoded]) -> Scores:
+    """Return slices in the form that labels are joined with; nothing is scored."""
+    return Scores(
+        source=folder,
+        paths=tuple(found.path for found in slices),
+        uids=tuple(found.identity.sop_uid for found in slices),
+        frames=np.array([found.frame or 1 for found in slices], np.int64),
+        scores=np.zeros(len(slices)),
+        flags=None,
+        studies=tuple(found.identity.study_uid for found in slices),
+        left_out={},
+    )
+
+
+def _groups(names: list[str | None]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return numbers of shape (n,), small groups merged into -1, and the names that they stand for."""
+    known, numbers = np.unique([name or "" for name in names], return_inverse=True)
+    return merge_small_groups(numbers), tuple(known.tolist()) if names[0] is not None else ()

@@ -1,0 +1,118 @@
+"""The run folder: of every finished training a record and the logits of the slices that it had not seen.
+
+docs/training.md describes the files; tables and plots are made from them alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemoscan.errors import TrainingError
+from hemoscan.outputs import write_atomically
+from hemoscan.trainer.splits import Slices, Split
+
+RECORD_FORMAT = 1
+HELD_OUT_COLUMNS = ("id", "label", "group", "logit")
+TEST_COLUMNS = ("id", "logit")
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of one experiment on one division."""
+
+    folder: Path
+    stem: str
+    """`<experiment>.<division>`."""
+
+    @property
+    def record(self) -> Path:
+        """JSON: how it was trained, and its figures. Written last, so a record means that all the others are there."""
+        return self.folder / f"{self.stem}.json"
+
+    @property
+    def held_out(self) -> Path:
+        """CSV of the held-out slices: id, label, group, logit."""
+        return self.folder / f"{self.stem}.csv"
+
+    @property
+    def test(self) -> Path:
+        """CSV of the test slices: id, logit."""
+        return self.folder / f"{self.stem}.test.csv"
+
+    def write(self, record: dict[str, Any], held_out: tuple[Split, Logits], test: tuple[Slices, Logits] | None) -> None:
+        """Write all that a finished training leaves.
+
+        Raises
+        ------
+        OutputError
+            If a file cannot be written.
+        """
+        split, logits = held_out
+        columns = zip(split.ids, split.labels.tolist(), split.groups.tolist(), _texts(logits), strict=True)
+        write_csv(self.held_out, HELD_OUT_COLUMNS, columns)
+        if test is None:
+            self.test.unlink(missing_ok=True)  # of an earlier training
+        else:
+            write_csv(self.test, TEST_COLUMNS, zip(test[0].ids, _texts(test[1]), strict=True))
+        text = json.dumps({"format": RECORD_FORMAT, **record}, indent=1) + "\n"
+        write_atomically(self.record, lambda file: file.write(text.encode()))
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the record, None if there is none.
+
+        Raises
+        ------
+        TrainingError
+            If it is none of this format.
+        """
+        try:
+            record = json.loads(self.record.read_text(encoding="utf-8"))
+            if record["format"] != RECORD_FORMAT:
+                raise ValueError(f"format {record['format']}; legal: {RECORD_FORMAT}")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"{self.record}: not the record of a training ({error}); remove it or name another --run-dir"
+            ) from error
+        return dict(record)
+
+    def read_held_out(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], Logits]:
+        """Return labels, groups and logits of the held-out slices, each of shape (n,)."""
+        with self.held_out.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return (
+            np.array([int(row["label"]) for row in rows], np.uint8),
+            np.array([int(row["group"]) for row in rows], np.int64),
+            np.array([float(row["logit"]) for row in rows], np.float32),
+        )
+
+
+def key_of(identity: dict[str, Any]) -> str:
+    """Return a hash of what two trainings must share to be the same: for the record, which must name no path."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _texts(logits: Logits) -> list[str]:
+    return [f"{value:.9g}" for value in logits.tolist()]  # nine digits give a float32 back
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV, whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))

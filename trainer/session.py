@@ -1,0 +1,146 @@
+"""One run of the trainer: each experiment on each division, to weights, records and printed figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hemoscan.errors import TrainingError
+from hemoscan.trainer.checkpoint import load_checkpoint
+from hemoscan.trainer.console import Bars, format_metrics
+from hemoscan.trainer.experiments import Experiment, Recipe
+from hemoscan.trainer.metrics import measure
+from hemoscan.trainer.parallel import Processes
+from hemoscan.trainer.publish import describe_training, publish, weights_stem
+from hemoscan.trainer.records import RunFiles, key_of
+from hemoscan.trainer.splits import DataSet, Division
+from hemoscan.trainer.train import Progress, Trained, checkpoint_path, identify, predict, train
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the experiments of one run share."""
+
+    recipe: Recipe
+    data: DataSet
+    divisions: Callable[[], Iterator[Division]]
+    """Makes them anew for each experiment: all folds at once would need their number times the memory."""
+    run_folder: Path
+    weights_folder: Path
+    device: torch.device
+    precision: str
+    compiled: bool
+    processes: Processes
+    quiet: bool
+    say: Callable[..., None]
+    """click.echo, or what says nothing."""
+
+    def run(self, experiment: Experiment) -> None:
+        """Train an experiment on every division; print its figures, for folds those of all together, too."""
+        done = [self.run_division(experiment, division) for division in self.divisions()]
+        if len(done) > 1 and self.processes.first:
+            columns = zip(*(files.read_held_out() for files in done), strict=True)
+            labels, groups, logits = (np.concatenate(parts) for parts in columns)
+            self.say(format_metrics(experiment.name, "out-of-fold", measure(logits, labels, groups)))
+
+    def run_division(self, experiment: Experiment, division: Division) -> RunFiles:
+        """Train on one division, unless that is done; write weights, card, record and logits; print the figures."""
+        files = RunFiles(self.run_folder, f"{experiment.name}.{division.name}")
+        splits = (division.training, division.held_out)
+        identity = identify(experiment, self.recipe, splits, self.device, self.precision, self.processes)
+        record = self.finished(files, experiment, division, identity)
+        if record is None:
+            trained = self.train(experiment, division)
+            if not self.processes.first:
+                return files
+            record = self.write(files, experiment, division, trained, key_of(identity))
+        else:
+            self.say(f"{files.stem}: already done", err=True)
+        self.say(format_metrics(experiment.name, division.name, record["metrics"]))
+        return files
+
+    def finished(
+        self, files: RunFiles, experiment: Experiment, division: Division, identity: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Return the record of a training that is done, None of one that must start or may go on."""
+        record = files.read()
+        if record is None:
+            return None
+        if record["key"] != key_of(identity):
+            load_checkpoint(checkpoint_path(self.run_folder, experiment, division.name), identity)  # names what differs
+            raise TrainingError(f"{files.record}: is of another training; remove it or name another --run-dir")
+        sizes = [epoch["size"] for epoch in record["history"]]
+        asked = [self.recipe.size_of(epoch) for epoch in range(self.recipe.epochs)]
+        needed = [files.held_out, self.weights_folder / f"{weights_stem(experiment, division)}.json"]
+        needed += [files.test] * (self.data.test is not None)
+        return record if sizes == asked and all(path.is_file() for path in needed) else None
+
+    def train(self, experiment: Experiment, division: Division) -> Trained:
+        """Train, or go on with a training, showing its progress."""
+        title = f"{experiment.name} {division.name}"
+        start = f"{self.recipe.epochs} epochs on {self.device} in {self.precision}, start: {self.recipe.init}"
+        self.say(f"{title}: {start}", err=True)
+        with Bars(title, self.quiet) as bars:
+            return train(
+                experiment,
+                self.recipe,
+                (division.training, division.held_out),
+                self.run_folder,
+                self.device,
+                name=division.name,
+                precision=self.precision,
+                compiled=self.compiled,
+                processes=self.processes,
+                progress=Progress(bars.step, bars.epoch, self.note) if self.processes.first else None,
+            )
+
+    def note(self, text: str) -> None:
+        """Tell the user."""
+        self.say(text, err=True)
+
+    def write(
+        self, files: RunFiles, experiment: Experiment, division: Division, trained: Trained, key: str
+    ) -> dict[str, Any]:
+        """Write what a training leaves; return its record."""
+        held_out, test = division.held_out, self.data.test
+        metrics = measure(trained.logits, held_out.labels, held_out.groups)
+        where = {
+            "device": str(self.device),
+            "precision": self.precision,
+            "compiled": self.compiled,
+            "processes": self.processes.size,
+        }
+        if self.device.type == "cuda":
+            where["gpu"] = torch.cuda.get_device_name(self.device)
+        training = describe_training(experiment, self.recipe, trained, self.data, where)
+        card = publish(
+            experiment,
+            self.recipe,
+            trained,
+            division,
+            self.weights_folder,
+            training=training,
+            metrics=metrics,
+            notice=self.data.notice,
+        )
+        self.say(f"weights and card: {card.with_suffix('.safetensors')}, {card}", err=True)
+        record = {
+            "experiment": experiment.name,
+            "split": division.name,
+            "n": len(held_out),
+            "positives": int(held_out.labels.sum()),
+            **training,
+            "trained_on": {"slices": len(division.training), "positives": int(division.training.labels.sum())},
+            "groups": {str(number): name for number, name in enumerate(self.data.group_names)},
+            "history": trained.history,
+            "metrics": metrics,
+            "key": key,
+        }
+        scored = None if test is None else (test, predict(trained.classifier, test, self.device, self.precision))
+        files.write(record, (held_out, trained.logits), scored)
+        return record
