@@ -38,7 +38,10 @@ class Terminated(SystemExit):
 class LazyGroup(click.Group):
     """A group whose commands live in modules that are imported when they are called."""
 
-    lazy = {"train": "hemoscan.trainer.cli:train"}  # noqa: RUF012 - read only
+    lazy = {  # noqa: RUF012 - read only
+        "experiments": "hemoscan.trainer.cli:experiments",
+        "train": "hemoscan.trainer.cli:train",
+    }
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a wrong option that only the command can tell is wrong usage like any other."""

@@ -51,10 +51,19 @@ def group_weights(labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> NDA
     Under these weights every group has the same share of positives, so that a model gains nothing from telling the
     site. Source: Kamiran and Calders, Data preprocessing techniques for classification without discrimination, 2012.
     """
-    weights = np.ones(len(labels), np.float64)
-    for group in np.unique(groups):
-        for label in (0, 1):
-            member = (groups == group) & (labels == label)
-            if member.any():
-                weights[member] = (groups == group).mean() * (labels == label).mean() / member.mean()
-    return weights.astype(np.float32)
+    _, group = np.unique(groups, return_inverse=True)
+    cells = 2 * group + (labels == 1)
+    counts = np.bincount(cells, minlength=2 * (group.max(initial=-1) + 1))
+    return cell_weights(counts.reshape(-1, 2)).ravel()[cells].astype(np.float32)
+
+
+def cell_weights(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the weights of `group_weights` for each group and label, 1 where there is none.
+
+    Parameters
+    ----------
+    counts
+        Shape (..., groups, 2): how many negatives and positives each group has.
+    """
+    total, of_group, of_label = (counts.sum(axis, keepdims=True) for axis in ((-2, -1), -1, -2))
+    return np.divide(of_group * of_label, total * counts, out=np.ones(counts.shape), where=counts > 0)

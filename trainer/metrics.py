@@ -48,9 +48,18 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def cross_fitted_flags(scores: NDArray[np.float64], labels: NDArray[np.uint8], seed: int = 0) -> NDArray[np.bool_]:
-    """Flag each half at the threshold chosen on the other, so that no slice helps to choose its own threshold."""
-    halves = np.random.default_rng(seed).permutation(len(labels)) % 2
+def cross_fitted_flags(
+    scores: NDArray[np.float64],
+    labels: NDArray[np.uint8],
+    seed: int = 0,
+    clusters: NDArray[np.integer] | None = None,
+) -> NDArray[np.bool_]:
+    """Flag each half at the threshold chosen on the other, so that no slice helps to choose its own threshold.
+
+    Slices of one cluster (of shape (n,), such as the patient) lie in one half.
+    """
+    unit = np.arange(len(labels)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    halves = (np.random.default_rng(seed).permutation(unit.max() + 1) % 2)[unit]
     flags = np.zeros(len(labels), bool)
     for half in (0, 1):
         other = halves != half
@@ -59,7 +68,7 @@ def cross_fitted_flags(scores: NDArray[np.float64], labels: NDArray[np.uint8], s
     return flags
 
 
-def _merge_scarce(labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> NDArray[np.int64]:
+def merge_scarce(labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> NDArray[np.int64]:
     """Merge groups with too few of either label on this split into -1: an AUC of a handful says nothing."""
     counts = {group: np.bincount(labels[groups == group], minlength=2).min() for group in np.unique(groups).tolist()}
     return np.array([group if counts[group] >= FEWEST_IN_GROUP else -1 for group in groups.tolist()], np.int64)
@@ -82,7 +91,7 @@ def measure(logits: Logits, labels: NDArray[np.uint8], groups: NDArray[np.intege
         threshold.
     """
     scores = probabilities(logits)
-    groups = _merge_scarce(labels, groups)
+    groups = merge_scarce(labels, groups)
     within = {
         str(group): float(roc_auc_score(labels[groups == group], scores[groups == group]))
         for group in np.unique(groups)
