@@ -94,10 +94,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def drawn_run(
-    folder: Path, experiment: str = "densenet-bias", n: int = 200, seed: int = 0, first: int = 15_001, **changed: Any
+    folder: Path, experiment: str = "densenet-bias", n: int = 200, draws: int = 0, first: int = 15_001, **changed: Any
 ) -> Path:
     """Write a training whose labels, groups and logits are drawn; slices are numbered from `first`."""
-    labels, groups, logits = draw(n, seed)
+    labels, groups, logits = draw(n, draws)
     ids = [f"{first + number:06}" for number in range(n)]
     return write_run(
         folder, experiment, ids=ids, labels=labels.tolist(), groups=groups.tolist(), logits=logits.tolist(), **changed
@@ -107,4 +107,4 @@ def drawn_run(
 def drawn_folds(folder: Path, experiment: str = "densenet-bias", folds: int = 3, n: int = 80, **changed: Any) -> None:
     """Write a whole cross-validation."""
     for fold in range(1, folds + 1):
-        drawn_run(folder, experiment, n, seed=fold, first=1 + n * fold, split=f"fold{fold}of{folds}", **changed)
+        drawn_run(folder, experiment, n, draws=fold, first=1 + n * fold, split=f"fold{fold}of{folds}", **changed)

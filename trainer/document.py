@@ -60,8 +60,8 @@ Made by this command; do not edit it by hand:
 
 - Accuracy, precision, recall and F1 are in percent, differences in percentage points; AUC and average precision (AP)
   lie between 0 and 1.
-- In brackets: {100 * BOOTSTRAP.level:g} % intervals from {BOOTSTRAP.resamples:,} bootstrap resamples of the held-out
-  slices; thresholds are not chosen anew in each. No patient ids come with the data, so slices of one patient count as
+- In brackets: {100 * BOOTSTRAP.level:g} % intervals from {BOOTSTRAP.resamples:,} bootstrap resamples of the slices;
+  thresholds are not chosen anew in each. No patient ids come with the data, so slices of one patient count as
   independent and can lie on both sides of a split: the intervals are too narrow and the figures optimistic.
 - *At 0.5*: slices with a probability of 0.5 or more are flagged. *At a chosen threshold*: the one with the best F1 on
   other folds' out-of-fold scores; with a single split, each half of it is flagged at the threshold chosen on the other.
@@ -163,7 +163,8 @@ def _differences(sections: Sequence[Section]) -> str:
 In brackets: how many of the {total} rows.
 
 - **Start.** The report starts from ImageNet's weights. Here: {starts}.
-- **Input.** The report feeds the PNGs' grey values as they are (`raw`), whose largest one tells the site. Here: {inputs}.
+- **Input.** The report feeds the PNGs' grey values as they are (`raw`), whose largest one tells the site.
+  Here: {inputs}.
 - **Evaluation.** The report has cross-validation over the {LABELLED:,} labelled slices. Here: {splits}.
 - **Data.** The report's is the Unibuc "brain anomaly detection" set. Here: {data}.
 - **Epochs.** The report trains {REPORT_EPOCHS} epochs at 224x224. Here: {epochs}.

@@ -150,6 +150,8 @@ def _baselines(result: Result, features: tuple[Features, Features]) -> tuple[Row
         for name in BASELINES:
             logits[name][folds == fold] = baseline_logits(name, fitted, inside)
     how = f"fitted on the training slices, {result.split}"
+    if not known.all():
+        how += f", {len(labels):,} of {len(known):,} slices"
     return tuple(Row(f"baseline: {name}", how, logits[name], labels, groups, folds, None) for name in BASELINES)
 
 

@@ -163,10 +163,10 @@ def _read_run(path: Path) -> Run:
     scores = path.with_suffix(".csv")
     columns = _read_columns(scores, ("id", "label", "group", "logit"))
     labels = _numbers(scores, "label", columns["label"])
-    if not set(labels.tolist()) <= {0, 1} or len(labels) != record["n"] or labels.sum() != record["positives"]:
+    if set(labels.tolist()) != {0, 1} or len(labels) != record["n"] or labels.sum() != record["positives"]:
         raise ResultsError(
-            f"{scores}: {len(labels)} slices, {labels.sum():g} positive; legal: labels 0 and 1, and as in {path.name}, "
-            f"{record['n']} slices, {record['positives']} positive"
+            f"{scores}: {len(labels)} slices, {labels.sum():g} positive; legal: labels 0 and 1, both, and as in "
+            f"{path.name}, {record['n']} slices, {record['positives']} positive"
         )
     test = path.with_suffix(".test.csv")
     tested = _read_columns(test, ("id", "logit")) if test.exists() else {"id": [], "logit": []}
@@ -214,7 +214,7 @@ def _setting(record: Mapping[str, Any]) -> tuple[Setting, int]:
 def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restval="")
             header = reader.fieldnames or ()
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
