@@ -15,8 +15,8 @@ from trainer_data import FIRST_TRAINING_ID, FIRST_VALIDATION_ID, make_rows, writ
 from hemoscan.card import MODEL_NAMES
 from hemoscan.cli import cli
 from hemoscan.errors import DataError, ResultsError
-from hemoscan.trainer import plots, row_figures
-from hemoscan.trainer.baselines import baseline_logits, load_features
+from hemoscan.trainer import plots, report, row_figures
+from hemoscan.trainer.baselines import BASELINES, baseline_logits, load_features
 from hemoscan.trainer.bootstrap import Bootstrap
 from hemoscan.trainer.published import PUBLISHED
 
@@ -25,12 +25,18 @@ HEADINGS = ("At 0.5", "Ranking, and at a chosen threshold", "How each was traine
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in an empty folder without a data set, with few resamples and small pictures."""
+    """Work in an empty folder without a data set, with few resamples and without the pictures."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HEMOSCAN_DATA", raising=False)
-    monkeypatch.setattr(plots, "DOTS_PER_INCH", 20)
+    monkeypatch.setattr(report, "save_picture", lambda figure, path: None)
     monkeypatch.setattr(row_figures, "BOOTSTRAP", Bootstrap(resamples=50))
     return tmp_path
+
+
+@pytest.fixture
+def pictures(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do write them."""
+    monkeypatch.setattr(report, "save_picture", plots.save_picture)
 
 
 def invoke(*arguments: str) -> Result:
@@ -176,6 +182,7 @@ def test_rows_of_one_experiment_are_told_apart(here: Path):
     ]
 
 
+@pytest.mark.usefixtures("pictures")
 def test_every_picture_is_there_and_linked(here: Path):
     drawn_run(here / "a", "densenet-bias")
     drawn_run(here / "a", "resnet-bias")
@@ -189,6 +196,7 @@ def test_every_picture_is_there_and_linked(here: Path):
         assert (here / "docs" / link).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("pictures")
 def test_the_same_runs_give_the_same_bytes(here: Path):
     drawn_run(here / "run", test_logits=[0.0, 1.0])
     drawn_folds(here / "run")
@@ -287,6 +295,22 @@ def test_baselines_of_folds_never_see_the_fold(here: Path, data: Path):
         others = (inside != inside[place]) & (levels == levels[place])
         scores[place] = values[others].mean()
     assert number(row[2]) == pytest.approx(roc_auc_score(values, scores), abs=0.00051)
+
+
+def test_baselines_of_several_splits_are_told_apart(here: Path, data: Path):
+    training, validation = load_features(data)
+    known = {
+        **dict(zip(training.ids, training.labels.tolist(), strict=True)),
+        **dict(zip(validation.ids, validation.labels.tolist(), strict=True)),
+    }
+    run_on(data, here / "run", "validation", list(validation.ids), known)
+    for fold in (1, 2):
+        run_on(data, here / "run", f"fold{fold}of2", list(known)[fold - 1 :: 2], known)
+    found = section(document("run", "--data", str(data)), "report", "brain")
+    for heading in HEADINGS[:2]:
+        rows = [row[0] for row in table(found, heading) if row[0].startswith("baseline")]
+        assert rows == [f"baseline: {name} ({split})" for split in ("validation", "2 folds") for name in BASELINES]
+    assert re.search(r"The AUC of [012] of 2 rows lies.*\((lookup|histogram) \((validation|2 folds)\), 0", found)
 
 
 def test_slices_that_the_data_set_lacks_are_said(here: Path, data: Path):

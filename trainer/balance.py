@@ -54,7 +54,7 @@ def group_weights(labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> NDA
     _, group = np.unique(groups, return_inverse=True)
     cells = 2 * group + (labels == 1)
     counts = np.bincount(cells, minlength=2 * (group.max(initial=-1) + 1))
-    return cell_weights(counts.reshape(-1, 2)).ravel()[cells].astype(np.float32)
+    return np.asarray(cell_weights(counts.reshape(-1, 2)).ravel()[cells], np.float32)
 
 
 def cell_weights(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
@@ -66,4 +66,4 @@ def cell_weights(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[
         Shape (..., groups, 2): how many negatives and positives each group has.
     """
     total, of_group, of_label = (counts.sum(axis, keepdims=True) for axis in ((-2, -1), -1, -2))
-    return np.divide(of_group * of_label, total * counts, out=np.ones(counts.shape), where=counts > 0)
+    return np.asarray(np.divide(of_group * of_label, total * counts, out=np.ones(counts.shape), where=counts > 0))

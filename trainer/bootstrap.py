@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Weights of one block of resamples: 32 MB of float64, which the caches and a small machine bear.
-BLOCK_VALUES = 2**22
+# Weights of one block of resamples, 8 MB: larger ones were slower.
+BLOCK_VALUES = 2**20
 MOST_UNDEFINED = 0.05
 
 Weights = NDArray[np.float64]
@@ -55,8 +55,8 @@ def resample(clusters: NDArray[np.integer], bootstrap: Bootstrap) -> Iterator[We
     block = max(BLOCK_VALUES // len(clusters), 1)
     for start in range(0, bootstrap.resamples, block):
         draws = (rng.integers(0, k, k) for _ in range(min(block, bootstrap.resamples - start)))
-        counts = np.stack([np.bincount(draw, minlength=k) for draw in draws])  # (b, k)
-        yield counts[:, cluster].astype(np.float64)
+        counts = np.stack([np.bincount(draw, minlength=k) for draw in draws]).astype(np.float64)  # (b, k)
+        yield counts[:, cluster]
 
 
 def draw(

@@ -84,15 +84,15 @@ def _what_was_run(sections: Sequence[Section]) -> str:
 
 
 def _against_baselines(section: Section) -> str:
-    """Say how many rows rank better than the better baseline, beyond what resampling explains."""
-    found = {row.label: row.figures.estimates["auc"].value or 0.0 for row in section.baselines}
-    if not found:
+    """Say how many rows rank better than the best baseline, beyond what resampling explains."""
+    if not section.baselines:
         return ""
+    found = {row.label: row.figures.estimates["auc"].value or 0.0 for row in section.baselines}
     best = max(found, key=lambda label: found[label])
     ends = [row.figures.estimates["auc"].low for row in section.rows]
     above = sum(low is not None and low > found[best] for low in ends)
     return (
-        f"The AUC of {above} of {len(ends)} rows lies, with its whole interval, above that of the better baseline "
+        f"The AUC of {above} of {len(ends)} rows lies, with its whole interval, above that of the best baseline "
         f"({best.removeprefix('baseline: ')}, {found[best]:.3f})."
     )
 

@@ -69,7 +69,8 @@ def _draw_matrix(axes: Axes, title: str, matrix: Mapping[str, Any]) -> None:
             text = f"{counts[row, column]:,}\n{shares[row, column]:.1%}"
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
-    axes.set_title(textwrap.fill(title, TITLE_COLUMNS), fontsize=10)
+    lines = (textwrap.fill(line, TITLE_COLUMNS) for line in title.replace(" (", "\n(").splitlines())
+    axes.set_title("\n".join(lines), fontsize=10)
     axes.set_xticks([0, 1], ["not flagged", "flagged"])
     axes.set_yticks([0, 1], ["no\nhemorrhage", "hemorrhage"], rotation=90, va="center", ma="center")
     axes.tick_params(length=0, labelsize=9)

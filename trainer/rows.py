@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -29,6 +29,8 @@ class Row:
     label: str
     how: str
     """How it was trained and on what it was measured."""
+    split: str
+    """What was held out, in words."""
     logits: NDArray[np.float64]
     """Shape (n,)."""
     labels: NDArray[np.uint8]
@@ -83,7 +85,7 @@ def make_sections(results: Sequence[Result], features: tuple[Features, Features]
                 measured[key] = _baselines(one, features)
             baselines[key] = measured.get(key, ())
         rows = tuple(_row(one, label) for one, label in zip(members, _labels(members), strict=True))
-        sections.append(Section(recipe, name, rows, tuple(row for pair in baselines.values() for row in pair)))
+        sections.append(Section(recipe, name, rows, _told_apart(list(baselines.values()))))
     return sections
 
 
@@ -99,7 +101,7 @@ def _row(result: Result, label: str) -> Row:
     sizes = f" ({describe_sizes(setting.sizes)})" if setting.sizes else ""
     how = [f"{setting.epochs} epochs{sizes} {describe_init(setting.init)}", result.split, *devices]
     how += ["groups reweighed"] * setting.reweigh_groups
-    return Row(label, ", ".join(how), result.logits, result.labels, result.groups, result.folds, result)
+    return Row(label, ", ".join(how), result.split, result.logits, result.labels, result.groups, result.folds, result)
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
@@ -152,7 +154,15 @@ def _baselines(result: Result, features: tuple[Features, Features]) -> tuple[Row
     how = f"fitted on the training slices, {result.split}"
     if not known.all():
         how += f", {len(labels):,} of {len(known):,} slices"
-    return tuple(Row(f"baseline: {name}", how, logits[name], labels, groups, folds, None) for name in BASELINES)
+    return tuple(
+        Row(f"baseline: {name}", how, result.split, logits[name], labels, groups, folds, None) for name in BASELINES
+    )
+
+
+def _told_apart(pairs: Sequence[tuple[Row, ...]]) -> tuple[Row, ...]:
+    """Return the baselines of all splits, named by their split where there are several."""
+    several = len(pairs) > 1
+    return tuple(replace(row, label=f"{row.label} ({row.split})") if several else row for pair in pairs for row in pair)
 
 
 def _without(features: Features, held_out: Features) -> Features:
