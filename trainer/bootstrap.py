@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 # Weights of one block of resamples, 8 MB: larger ones were slower.
 BLOCK_VALUES = 2**20
@@ -95,6 +96,15 @@ def estimate(value: float, drawn: NDArray[np.float64], level: float) -> Estimate
         return Estimate(float(value))
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(value), float(low), float(high))
+
+
+def exact(value: float, n: int, level: float) -> Estimate:
+    """Return a share of 0 or 1 among n clusters with its exact interval (Clopper and Pearson 1934).
+
+    No draw of a sample without a miss has one: the percentile interval would have no width.
+    """
+    found = binomtest(round(value * n), n).proportion_ci(level, "exact")
+    return Estimate(value, float(found.low), float(found.high))
 
 
 def p_value(differences: NDArray[np.float64]) -> float | None:
