@@ -40,6 +40,7 @@ class LazyGroup(click.Group):
 
     lazy = {  # noqa: RUF012 - read only
         "evaluate": "hemoscan.trainer.cli:evaluate",
+        "experiments": "hemoscan.trainer.cli:experiments",
         "train": "hemoscan.trainer.cli:train",
     }
 

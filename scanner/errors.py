@@ -31,6 +31,10 @@ class OptionError(HemoscanError, ValueError):
     """An option's value that is out of its legal range: wrong usage."""
 
 
+class ResultsError(HemoscanError, ValueError):
+    """Results of a training or a scan that cannot be read, or do not belong together."""
+
+
 class StartError(HemoscanError, RuntimeError):
     """The weights that a training should start from cannot be had."""
 

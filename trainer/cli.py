@@ -1,4 +1,4 @@
-"""The command `hemoscan train`. What it runs is imported when it runs."""
+"""The commands `hemoscan train` and `hemoscan experiments`. What they run is imported when they run."""
 
 from __future__ import annotations
 
@@ -188,3 +188,38 @@ def evaluate(
 
         for name, picture in draw_pictures(outcome).items():
             save_picture(picture, plots / name)
+
+
+@click.command()
+@click.argument(
+    "run_folders",
+    metavar="RUN_FOLDER...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="docs/experiments.md",
+    show_default=True,
+    help="The document; its pictures go to pictures/ beside it.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="The data set's folder, for the baselines.  [default: HEMOSCAN_DATA, else ./data]",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+def experiments(run_folders: tuple[Path, ...], output: Path, data: Path | None, quiet: bool) -> None:
+    """Set the trainings of run folders beside the report: tables, pictures, submissions.
+
+    RUN_FOLDER is what `hemoscan train --run-dir` wrote. Files for the challenge,
+    submission-MODEL.csv, are written into it.
+    """
+    from hemoscan.trainer.report import summarise, write_report  # noqa: PLC0415
+
+    written = write_report(run_folders, output, data, quiet=quiet)
+    for line in summarise(written):
+        click.echo(line)

@@ -1,0 +1,72 @@
+"""A row's figures against those of `measure`, and its thresholds by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from run_folders import draw
+
+from hemoscan.trainer.metrics import at_threshold, best_f1_threshold, cross_fitted_flags, measure, probabilities
+from hemoscan.trainer.row_figures import AT_CHOSEN, AT_HALF, figures_of, out_of_fold_flags
+
+
+def test_figures_are_those_of_measure():
+    labels, groups, logits = draw(300)
+    found, expected = figures_of(logits, labels, groups, np.zeros(300, np.intp)), measure(logits, labels, groups)
+    assert (found.n, found.positives) == (300, int(labels.sum()))
+    for key in ("auc", "average_precision", "auc_group_balanced"):
+        assert found.estimates[key].value == pytest.approx(expected[key])
+    for point, key in ((AT_HALF, "at_0.5"), (AT_CHOSEN, "at_cross_fitted_threshold")):
+        assert found.confusion[point] == expected[key]
+        for measured in ("accuracy", "precision", "recall", "f1"):
+            assert found.estimates[f"{point}.{measured}"].value == pytest.approx(expected[key][measured])
+
+
+def test_every_figure_lies_in_its_interval_and_more_slices_narrow_it():
+    widths = []
+    for n in (100, 2000):
+        found = figures_of(*(draw(n)[place] for place in (2, 0, 1)), np.zeros(n, np.intp))
+        ends = [(one.low, one.value, one.high) for one in found.estimates.values()]
+        assert len(ends) == 11
+        for low, value, high in ends:
+            assert low is not None and value is not None and high is not None
+            assert 0 <= low <= value <= high <= 1
+        widths.append(np.array([high - low for low, _, high in ends]))
+    assert (widths[1] < widths[0]).all()
+
+
+def test_a_perfect_model_has_no_doubt():
+    labels = np.array([0, 1] * 20, np.uint8)
+    found = figures_of(10.0 * labels - 5, labels, np.full(40, 70), np.zeros(40, np.intp))
+    assert {(one.low, one.value, one.high) for one in found.estimates.values()} == {(1, 1, 1)}
+
+
+def test_precision_of_nothing_flagged_is_not_defined():
+    labels = np.array([0, 1] * 20, np.uint8)
+    found = figures_of(np.linspace(-3, -1, 40), labels, np.full(40, 70), np.zeros(40, np.intp))
+    assert found.estimates[f"{AT_HALF}.precision"].value is None
+    assert found.estimates[f"{AT_HALF}.recall"].value == 0
+
+
+def test_each_fold_is_flagged_at_the_threshold_of_the_others():
+    labels, _, logits = draw(300)
+    scores, folds = probabilities(logits), np.arange(300) % 3 + 1
+    found = out_of_fold_flags(scores, labels, folds)
+    for fold in (1, 2, 3):
+        inside = folds == fold
+        threshold = best_f1_threshold(scores[~inside], labels[~inside])
+        assert found[inside].tolist() == (scores[inside] >= threshold).tolist()
+        changed = labels.copy()
+        changed[inside] = 1 - changed[inside]
+        assert out_of_fold_flags(scores, changed, folds)[inside].tolist() == found[inside].tolist(), (
+            "a fold's own labels change nothing"
+        )
+
+
+def test_a_single_split_is_flagged_by_halves():
+    labels, _, logits = draw(200)
+    scores = probabilities(logits)
+    for fold in (0, 4):
+        found = out_of_fold_flags(scores, labels, np.full(200, fold))
+        assert found.tolist() == cross_fitted_flags(scores, labels).tolist()
+    assert at_threshold(found, labels)["f1"] > 0.5

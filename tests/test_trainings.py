@@ -1,0 +1,187 @@
+"""Run folders are read whole, joined over folds, and refused with the file's name when they are malformed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import TEST_IDS, drawn_folds, drawn_run, write_csv, write_run
+
+from hemoscan.errors import ResultsError
+from hemoscan.trainer.trainings import read_run_folders
+
+
+def test_a_training_is_read_as_it_was_written(tmp_path: Path):
+    path = write_run(
+        tmp_path,
+        "resnet-weight",
+        ids=["000007", "000003", "000005"],
+        labels=[0, 1, 0],
+        groups=[70, -1, 115],
+        logits=[-1.5, 2.25, 0],
+        test_logits=[0.5, -0.5],
+        sizes=[[112, 3], [224, 1]],
+        epochs=4,
+        init="imagenet",
+    )
+    (found,) = read_run_folders([tmp_path])
+    assert found.ids == ("000007", "000003", "000005")
+    assert found.labels.tolist() == [0, 1, 0]
+    assert found.groups.tolist() == [70, -1, 115]
+    assert found.logits.tolist() == [-1.5, 2.25, 0]
+    assert found.folds.tolist() == [0, 0, 0]
+    assert found.split == "validation"
+    (run,) = found.runs
+    assert (run.path, run.test_ids, run.test_logits.tolist()) == (path, TEST_IDS[:2], [0.5, -0.5])
+    setting = found.setting
+    assert (setting.experiment, setting.epochs, setting.init) == ("resnet-weight", 4, "imagenet")
+    assert setting.sizes == ((112, 3), (224, 1))
+
+
+def test_folds_are_joined_out_of_fold(tmp_path: Path):
+    for fold, (ids, logits) in {2: (["c", "d"], [3.0, 4.0]), 1: (["b", "a"], [1.0, 2.0])}.items():
+        write_run(tmp_path, split=f"fold{fold}of2", ids=ids, labels=[0, 1], groups=[70, 80], logits=logits)
+    (found,) = read_run_folders([tmp_path])
+    assert (found.ids, found.logits.tolist(), found.folds.tolist()) == (
+        ("b", "a", "c", "d"),
+        [1, 2, 3, 4],
+        [1, 1, 2, 2],
+    )
+    assert found.split == "2 folds"
+    assert found.setting.folds == 2
+
+
+def test_missing_folds_are_said(tmp_path: Path):
+    drawn_folds(tmp_path, folds=3)
+    (tmp_path / "densenet-bias.fold2of3.json").unlink()
+    (found,) = read_run_folders([tmp_path])
+    assert found.split == "folds 1, 3 of 3"
+    assert len(found.ids) == 160
+
+
+def test_folds_may_lie_in_several_folders(tmp_path: Path):
+    drawn_folds(tmp_path / "all", folds=2)
+    (tmp_path / "other").mkdir()
+    for path in (tmp_path / "all").glob("*fold2of2*"):
+        path.rename(tmp_path / "other" / path.name)
+    (found,) = read_run_folders([tmp_path / "other", tmp_path / "all"])
+    assert found.split == "2 folds"
+    assert found.folds.tolist() == [1] * 80 + [2] * 80
+
+
+def test_rows_are_kept_apart_and_ordered_as_in_the_report(tmp_path: Path):
+    drawn_run(tmp_path / "a", "resnet-base")
+    drawn_run(tmp_path / "a", "densenet-weight")
+    drawn_run(tmp_path / "b", "densenet-weight", input="raw")
+    drawn_run(tmp_path / "c", "densenet-base", recipe="strong")
+    drawn_run(tmp_path / "d", "densenet-weight", epochs=3)
+    drawn_run(tmp_path / "e", "densenet-weight", seed=1, reweigh_groups=True)
+    found = [one.setting for one in read_run_folders([tmp_path / name for name in "abcde"])]
+    assert [(one.recipe, one.input, one.experiment) for one in found] == [
+        *[("report", "brain", "densenet-weight")] * 3,
+        ("report", "brain", "resnet-base"),
+        ("report", "raw", "densenet-weight"),
+        ("strong", "brain", "densenet-base"),
+    ]
+
+
+def test_a_cross_validation_is_a_row_beside_the_single_split(tmp_path: Path):
+    drawn_run(tmp_path)
+    drawn_folds(tmp_path)
+    assert [one.split for one in read_run_folders([tmp_path])] == ["validation", "3 folds"]
+
+
+def test_other_files_of_a_run_folder_are_passed_over(tmp_path: Path):
+    drawn_run(tmp_path)
+    for name in ("densenet-bias.json", "densenet-bias.history.json", "lock", "densenet-bias.validation.checkpoint.pt"):
+        (tmp_path / name).write_text("{", encoding="utf-8")
+    assert len(read_run_folders([tmp_path])) == 1
+
+
+def test_a_folder_without_trainings_is_refused(tmp_path: Path):
+    with pytest.raises(ResultsError, match=r"holds no finished training.*--run-dir") as caught:
+        read_run_folders([tmp_path])
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_the_same_training_in_two_folders_is_refused(tmp_path: Path):
+    paths = [drawn_run(tmp_path / name) for name in "ab"]
+    with pytest.raises(ResultsError, match="the same training as") as caught:
+        read_run_folders([tmp_path / "a", tmp_path / "b"])
+    assert all(str(path) in str(caught.value) for path in paths)
+
+
+def test_a_slice_in_two_folds_is_refused(tmp_path: Path):
+    for fold in (1, 2):
+        drawn_run(tmp_path, split=f"fold{fold}of2")
+    with pytest.raises(ResultsError, match="held out more than once"):
+        read_run_folders([tmp_path])
+
+
+def _change(**changed: object) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        record = json.loads(path.read_text(encoding="utf-8")) | changed
+        path.write_text(json.dumps(record), encoding="utf-8")
+
+    return write
+
+
+def _without(key: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        del record[key]
+        path.write_text(json.dumps(record), encoding="utf-8")
+
+    return write
+
+
+def _scores(header: str, *rows: str) -> Callable[[Path], None]:
+    return lambda path: path.with_suffix(".csv").write_text("\n".join([header, *rows]), encoding="utf-8") and None
+
+
+COLUMNS = "id,label,group,logit"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        pytest.param(lambda path: path.write_text("{", encoding="utf-8"), "not a training's record", id="no JSON"),
+        pytest.param(lambda path: path.write_text("[]", encoding="utf-8"), "not a training's record", id="a list"),
+        pytest.param(_without("epochs"), "KeyError: 'epochs'", id="a key lacks"),
+        pytest.param(_without("history"), "KeyError: 'history'", id="no history"),
+        pytest.param(_change(split="fold0of2"), "split 'fold0of2'; legal", id="fold 0"),
+        pytest.param(_change(experiment="vgg"), "experiment 'vgg'; legal: densenet-base", id="unknown experiment"),
+        pytest.param(_change(n=3), "2 slices, 1 positive; legal.*3 slices", id="rows lack"),
+        pytest.param(_change(positives=2), "2 slices, 1 positive; legal.*2 positive", id="other labels"),
+        pytest.param(lambda path: path.with_suffix(".csv").unlink(), "cannot be read", id="no scores"),
+        pytest.param(_scores("id,label,logit", "a,0,1"), "header id,label,logit; legal: id,label", id="column lacks"),
+        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,2,70,1"), "legal: labels 0 and 1", id="label 2"),
+        pytest.param(_scores(COLUMNS, "a,1,70,1", "b,1,70,1"), "2 positive; legal: labels 0 and 1, both", id="1 class"),
+        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70,x"), "logit: .*'x'; legal: numbers", id="no number"),
+        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70"), "logit: .*''; legal: numbers", id="short row"),
+        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70,nan"), "line 3: logit nan; legal: finite", id="NaN"),
+    ],
+)
+def test_what_is_malformed_is_refused_with_its_file(tmp_path: Path, break_it: Callable[[Path], None], message: str):
+    path = write_run(tmp_path, ids=["a", "b"], labels=[0, 1], groups=[70, 70], logits=[0, 1])
+    break_it(path)
+    with pytest.raises(ResultsError, match=message) as caught:
+        read_run_folders([tmp_path])
+    assert str(path.with_suffix("")) in str(caught.value)
+
+
+def test_malformed_test_scores_are_refused(tmp_path: Path):
+    path = drawn_run(tmp_path, test_logits=[0.0])
+    write_csv(path.with_suffix(".test.csv"), ("id", "logit"), [("017001", "inf")])
+    with pytest.raises(ResultsError, match=r"test\.csv, line 2: logit inf"):
+        read_run_folders([tmp_path])
+
+
+def test_a_training_without_test_scores_has_none(tmp_path: Path):
+    drawn_run(tmp_path)
+    (run,) = read_run_folders([tmp_path])[0].runs
+    assert run.test_ids == ()
+    assert np.shape(run.test_logits) == (0,)

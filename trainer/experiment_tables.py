@@ -1,0 +1,133 @@
+"""The tables of `docs/experiments.md`, as Markdown: ours beside the report's, ranking, training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hemoscan.card import MODEL_NAMES
+from hemoscan.trainer.bootstrap import Estimate
+from hemoscan.trainer.published import PUBLISHED
+from hemoscan.trainer.row_figures import AT_CHOSEN, AT_HALF, Figures
+from hemoscan.trainer.rows import REPORT_RECIPE, Row, Section, describe_init, describe_sizes
+
+MEASURES = ("accuracy", "precision", "recall", "f1")
+NOT_DEFINED = "not defined"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def at_half(section: Section) -> str:
+    """Set the figures at 0.5 beside the report's."""
+    lines: list[list[str]] = []
+    for name, rows in _named(section):
+        printed = ["", "the report", *(f"{getattr(PUBLISHED[name], key):.2f}" for key in MEASURES)]
+        for row in rows:
+            lines.append([row.label, row.how, *_with_intervals(row.figures, AT_HALF)])
+            lines += [printed, ["", "difference", *_differences_at_half(name, row.figures)]]
+        if not rows:
+            lines += [[name, "not run", *["-"] * len(MEASURES)], printed]
+    lines += [[row.label, row.how, *_with_intervals(row.figures, AT_HALF)] for row in section.baselines]
+    return table(["model", "", "accuracy", "precision", "recall", "F1"], lines)
+
+
+def _differences_at_half(name: str, figures: Figures) -> list[str]:
+    """Return ours less the report's; an accuracy that cannot be right is not compared."""
+    printed = PUBLISHED[name]
+    return [
+        "not compared"
+        if key == "accuracy" and not printed.possible
+        else _difference(figures.estimates[f"{AT_HALF}.{key}"], getattr(printed, key))
+        for key in MEASURES
+    ]
+
+
+def _difference(found: Estimate, printed: float) -> str:
+    return NOT_DEFINED if found.value is None else f"{100 * found.value - printed:+.2f}"
+
+
+def _named(section: Section) -> list[tuple[str, list[Row]]]:
+    """Return the rows of each experiment; in the report's recipe of all eight, run or not."""
+    found: dict[str, list[Row]] = {name: [] for name in MODEL_NAMES}
+    for row in section.rows:
+        if row.result is not None:
+            found[row.result.setting.experiment].append(row)
+    return [(name, rows) for name, rows in found.items() if rows or section.recipe == REPORT_RECIPE]
+
+
+def at_chosen(section: Section) -> str:
+    """Return ranking figures, and those at a threshold chosen on other slices."""
+    lines: list[list[str]] = []
+    for name, rows in _named(section):
+        for row in rows:
+            difference = _difference(row.figures.estimates[f"{AT_CHOSEN}.f1"], PUBLISHED[name].f1)
+            lines.append([row.label, row.how, *_ranking(row.figures), difference])
+        if not rows:
+            lines.append([name, "not run", *["-"] * 8])
+    lines += [[row.label, row.how, *_ranking(row.figures), ""] for row in section.baselines]
+    ranking = ["AUC", "AUC, balanced", "AP"]
+    return table(["model", "", *ranking, "accuracy", "precision", "recall", "F1", "F1 less the report's"], lines)
+
+
+def _ranking(figures: Figures) -> list[str]:
+    found = [figures.estimates[key] for key in ("auc", "auc_group_balanced", "average_precision")]
+    return [*(_with_interval(one, 1, 3, 3) for one in found), *_with_intervals(figures, AT_CHOSEN)]
+
+
+def _with_intervals(figures: Figures, threshold: str) -> list[str]:
+    return [_with_interval(figures.estimates[f"{threshold}.{key}"], 100, 2, 1) for key in MEASURES]
+
+
+def _with_interval(found: Estimate, factor: float, digits: int, interval_digits: int) -> str:
+    if found.value is None:
+        return NOT_DEFINED
+    text = f"{factor * found.value:.{digits}f}"
+    if found.low is None or found.high is None:
+        return text
+    low, high = (f"{factor * end:.{interval_digits}f}" for end in (found.low, found.high))
+    return f"{text} ({low} to {high})"
+
+
+def training_table(section: Section) -> str:
+    """Return how each row was trained."""
+    header = ["model", "recipe", "start", "input", "groups", "epochs", "sizes", "device", "split", "slices", "seed"]
+    return table([*header, "minutes"], [_training_row(row) for row in section.rows])
+
+
+def _training_row(row: Row) -> list[str]:
+    if row.result is None:
+        raise TypeError(f"{row.label} was not trained by a recipe")
+    setting, records = row.result.setting, [run.record for run in row.result.runs]
+    return [
+        row.label,
+        setting.recipe,
+        describe_init(setting.init).removeprefix("from "),
+        setting.input,
+        "reweighed" if setting.reweigh_groups else "as they are",
+        str(setting.epochs),
+        describe_sizes(setting.sizes),
+        "; ".join(sorted({_device(record) for record in records})),
+        row.result.split,
+        f"{row.figures.n:,}, {row.figures.positives:,} positive",
+        str(setting.seed),
+        f"{sum(float(record['seconds']) for record in records) / 60:.0f}",
+    ]
+
+
+def _device(record: Mapping[str, Any]) -> str:
+    machine = record["machine"] if isinstance(record["machine"], Mapping) else {}
+    words = [str(record["device"]), str(record["precision"])]
+    if machine.get("accelerator"):
+        words.append(str(machine["accelerator"]))
+    elif machine.get("processor"):
+        words.append(f"{machine['processor']}, {machine.get('cores', '?')} cores")
+    return ", ".join(words)
+
+
+def percent(share: float) -> str:
+    """Return a share as percent, without the sign."""
+    return f"{100 * share:.2f}"

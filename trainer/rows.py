@@ -1,0 +1,178 @@
+"""What the document and its pictures are made from: sections of rows, and the baselines on the same splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemoscan.card import INPUTS
+from hemoscan.trainer.baselines import BASELINES, Features, baseline_logits
+from hemoscan.trainer.metrics import probabilities
+from hemoscan.trainer.plots import Curve
+from hemoscan.trainer.row_figures import Figures, figures_of
+from hemoscan.trainer.trainings import Result, Setting
+
+REPORT_RECIPE = "report"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables and its curves."""
+
+    label: str
+    how: str
+    """How it was trained and on what it was measured."""
+    split: str
+    """What was held out, in words."""
+    logits: NDArray[np.float64]
+    """Shape (n,)."""
+    labels: NDArray[np.uint8]
+    """Shape (n,)."""
+    groups: NDArray[np.int64]
+    """Shape (n,)."""
+    folds: NDArray[np.intp]
+    """Shape (n,)."""
+    result: Result | None
+    """None for a baseline."""
+
+    @cached_property
+    def figures(self) -> Figures:
+        """With intervals."""
+        return figures_of(self.logits, self.labels, self.groups, self.folds)
+
+    @property
+    def curve(self) -> Curve:
+        """For `hemoscan.trainer.plots.curves_figure`."""
+        return Curve(self.label, probabilities(self.logits), self.labels)
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rows of one recipe and input."""
+
+    recipe: str
+    input: str
+    rows: tuple[Row, ...]
+    """As in the report's table, what was not run left out."""
+    baselines: tuple[Row, ...]
+    """Two for each way that the slices were split."""
+
+    @property
+    def name(self) -> str:
+        """For the names of pictures."""
+        return f"{self.recipe}-{self.input}"
+
+
+def make_sections(results: Sequence[Result], features: tuple[Features, Features] | None) -> list[Section]:
+    """Return the sections, the report's recipe with either input first, run or not; baselines only with features."""
+    keys = [(REPORT_RECIPE, name) for name in sorted(INPUTS, reverse=True)]
+    keys += sorted({(one.setting.recipe, one.setting.input) for one in results} - set(keys))
+    measured: dict[Any, tuple[Row, ...]] = {}
+    sections = []
+    for recipe, name in keys:
+        members = [one for one in results if (one.setting.recipe, one.setting.input) == (recipe, name)]
+        baselines: dict[Any, tuple[Row, ...]] = {}
+        for one in members:
+            key = frozenset(zip(one.ids, one.folds.tolist(), strict=True))
+            if features and key not in measured:
+                measured[key] = _baselines(one, features)
+            baselines[key] = measured.get(key, ())
+        rows = tuple(_row(one, label) for one, label in zip(members, _labels(members), strict=True))
+        sections.append(Section(recipe, name, rows, _told_apart(list(baselines.values()))))
+    return sections
+
+
+def describe_init(init: str) -> str:
+    """Return the start in words; of a file its name, since its folder is nobody's business."""
+    words = {"scratch": "from scratch", "imagenet": "from ImageNet"}
+    return words.get(init) or f"from {Path(init).name}"
+
+
+def _row(result: Result, label: str) -> Row:
+    setting = result.setting
+    devices = sorted({str(run.record["device"]) for run in result.runs})
+    sizes = f" ({describe_sizes(setting.sizes)})" if setting.sizes else ""
+    how = [f"{setting.epochs} epochs{sizes} {describe_init(setting.init)}", result.split, *devices]
+    how += ["groups reweighed"] * setting.reweigh_groups
+    return Row(label, ", ".join(how), result.split, result.logits, result.labels, result.groups, result.folds, result)
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """Return each row's name: the experiment, and what tells rows of the same experiment apart."""
+    labels = []
+    for _, same in groupby(results, key=lambda one: one.setting.experiment):
+        rows = list(same)
+        differing = [
+            field.name for field in fields(Setting) if len({getattr(one.setting, field.name) for one in rows}) > 1
+        ]
+        for one in rows:
+            words = ", ".join(filter(None, (_word(one, name) for name in differing)))
+            labels.append(one.setting.experiment + (f" ({words})" if words else ""))
+    return labels
+
+
+def _word(result: Result, field: str) -> str:
+    setting = result.setting
+    return {
+        "folds": result.split,
+        "init": describe_init(setting.init),
+        "reweigh_groups": "groups reweighed" if setting.reweigh_groups else "",
+        "epochs": f"{setting.epochs} epochs",
+        "sizes": describe_sizes(setting.sizes) if setting.sizes else "",
+        "seed": f"seed {setting.seed}",
+        "data": setting.data,
+    }[field]
+
+
+def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    """Return pixels and epochs as `hemoscan train --sizes` takes them."""
+    return ",".join(f"{pixels}:{epochs}" for pixels, epochs in sizes) or "full"
+
+
+def _baselines(result: Result, features: tuple[Features, Features]) -> tuple[Row, ...]:
+    """Fit the baselines on what each fold trains on, and score its held-out slices, as far as the data set has them."""
+    everything = _joined(*features)
+    place = {name: number for number, name in enumerate(everything.ids)}
+    known = np.array([name in place for name in result.ids])
+    if not known.any():
+        return ()
+    labels, groups, folds = (values[known] for values in (result.labels, result.groups, result.folds))
+    held_out = everything.take(np.array([place[name] for name in result.ids if name in place], np.intp))
+    logits = {name: np.empty(len(labels)) for name in BASELINES}
+    for fold in np.unique(folds):
+        inside = held_out.take(folds == fold)
+        fitted = _without(everything if result.setting.folds else features[0], inside)
+        for name in BASELINES:
+            logits[name][folds == fold] = baseline_logits(name, fitted, inside)
+    how = f"fitted on the training slices, {result.split}"
+    if not known.all():
+        how += f", {len(labels):,} of {len(known):,} slices"
+    return tuple(
+        Row(f"baseline: {name}", how, result.split, logits[name], labels, groups, folds, None) for name in BASELINES
+    )
+
+
+def _told_apart(pairs: Sequence[tuple[Row, ...]]) -> tuple[Row, ...]:
+    """Return the baselines of all splits, named by their split where there are several."""
+    several = len(pairs) > 1
+    return tuple(replace(row, label=f"{row.label} ({row.split})") if several else row for pair in pairs for row in pair)
+
+
+def _without(features: Features, held_out: Features) -> Features:
+    return features.take(~np.isin(np.array(features.ids), np.array(held_out.ids)))
+
+
+def _joined(one: Features, other: Features) -> Features:
+    return Features(
+        one.ids + other.ids,
+        np.concatenate([one.labels, other.labels]),
+        np.concatenate([one.levels, other.levels]),
+        np.concatenate([one.histograms, other.histograms]),
+    )
