@@ -681,7 +681,7 @@ def test_a_full_disk_ends_the_scan_and_loses_nothing(
             patch.setattr(os, "fsync", full)
         else:
             patch.setattr(State, "add", lambda *_: (_ for _ in ()).throw(StateError("database or disk is full")))
-        with pytest.raises(OutputError, match="No space left on device|disk is full"):
+        with pytest.raises(OutputError, match=r"No space left on device|disk is full"):
             run([study], tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
