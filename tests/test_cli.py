@@ -213,7 +213,7 @@ def test_a_second_scan_says_what_was_known(study: Path, card_path: Path, tmp_pat
     assert (tmp_path / output).read_bytes() == content
     messages = [json.loads(line)["message"] for line in (tmp_path / "scan.log").read_text().splitlines()]
     assert any("densenet-bias on cpu" in message for message in messages)
-    assert all(run.stderr.count(message) == 1 for message in messages), "nothing is shown twice"
+    assert all(run.stderr.count(message) <= 1 for message in messages), "nothing is shown twice"
 
 
 def test_the_whole_program(two_slices: Path, card_path: Path, untrained: Model, tmp_path: Path):
