@@ -335,10 +335,8 @@ def kept_copy(state: Path, folder: Path) -> set[str]:
 
 
 def _says_full(text: str) -> bool:
-    lines = [line for line in text.splitlines() if line.startswith("hemoscan: ")]
-    return len(lines) == 1 and any(
-        word in lines[0] for word in ("No space left on device", "disk is full", "cannot be")
-    )
+    lines = [line.lower() for line in text.splitlines() if line.startswith("hemoscan: ")]
+    return len(lines) == 1 and ("no space left on device" in lines[0] or "disk is full" in lines[0])
 
 
 def arrive(setting: Setting, studies: int, runs: int, seed: int = 0) -> Counter[str]:
