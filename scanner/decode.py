@@ -91,7 +91,8 @@ def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> lis
         return [replace(blank, status=ERROR, reason=str(error))]
     except Exception as error:  # a file must never end the run, whatever a header holds
         return [replace(blank, status=ERROR, reason=f"header cannot be read: {type(error).__name__}")]
-    return [_decode_frame(header, index, blank, options) for index in range(frames)]
+    found = (_decode_frame(header, index, blank, options) for index in range(frames))
+    return [replace(decoded, last=index == frames - 1) for index, decoded in enumerate(found)]
 
 
 def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOptions) -> Decoded:

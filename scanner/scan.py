@@ -169,7 +169,6 @@ class _File:
 
     position: int
     entry: Entry
-    frames: int = 0
     scored: list[Scored] = field(default_factory=list)
 
 
@@ -265,13 +264,11 @@ class _Run:
             self._waiting.append(_File(position, taken))
             yield taken
 
-    def _frames(self, decoded: Iterable[list[Decoded]]) -> Iterator[tuple[_File, Decoded]]:
+    def _frames(self, decoded: Iterable[Decoded]) -> Iterator[tuple[_File, Decoded]]:
         """Yield the frames of each file with the file: they come in the order in which the files were given."""
-        for frames in decoded:
-            file = self._waiting.popleft()
-            file.frames = len(frames)
-            for frame in frames:
-                yield file, frame if self._settling is None else self._settling.hold_back(frame)
+        for frame in decoded:
+            file = self._waiting.popleft() if frame.last else self._waiting[0]
+            yield file, frame if self._settling is None else self._settling.hold_back(frame)
 
     def _score(self, batch: list[tuple[_File, Decoded]]) -> Iterator[Row]:
         """Score a batch, and give the state the files that are thereby complete."""
@@ -281,15 +278,15 @@ class _Run:
         for file, decoded in batch:
             scored = _with_logit(decoded, None if decoded.image is None else next(logits))
             file.scored.append(scored)
-            if len(file.scored) == file.frames:
+            if decoded.last:
                 self._state.add(file.position, file.entry, file.scored)
             if scored[0].status == ERROR:
                 _log.info("error: %s: %s", decoded.path, scored[0].reason)
             yield _row(*scored, self._job)
 
 
-def _decoded(entries: Iterator[Entry], reader: Reader, options: ScanOptions) -> Generator[list[Decoded], None, None]:
-    """Decode in threads, a bounded number of files and bytes ahead; yield each file's frames, in the files' order."""
+def _decoded(entries: Iterator[Entry], reader: Reader, options: ScanOptions) -> Generator[Decoded, None, None]:
+    """Decode in threads, a bounded number of files and bytes ahead, and yield in the entries' order."""
     files_ahead = max(options.workers * FILES_AHEAD_PER_WORKER, 2 * options.batch_size)
     waiting: deque[tuple[int, Future[list[Decoded]]]] = deque()
     with ThreadPoolExecutor(options.workers) as pool:
@@ -297,9 +294,9 @@ def _decoded(entries: Iterator[Entry], reader: Reader, options: ScanOptions) -> 
             for entry in entries:
                 waiting.append((entry.size, pool.submit(decode, entry, reader, options.decoding)))
                 while len(waiting) >= files_ahead or sum(size for size, _ in waiting) > BYTES_AHEAD:
-                    yield waiting.popleft()[1].result()
+                    yield from waiting.popleft()[1].result()
             while waiting:
-                yield waiting.popleft()[1].result()
+                yield from waiting.popleft()[1].result()
         finally:
             for _, future in waiting:
                 future.cancel()

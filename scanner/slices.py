@@ -61,6 +61,8 @@ class Decoded:
     status: str = OK
     reason: str = ""
     """Why the status is not ok."""
+    last: bool = True
+    """Whether it is the last of its file."""
     passing: bool = False
     """Whether another try may do better with the same file: a share that was away, a machine short of memory."""
 

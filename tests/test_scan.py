@@ -19,6 +19,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from factories import make_enhanced_ct, to_bytes
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -706,3 +707,25 @@ def test_a_device_lost_on_the_way_is_noted(study: Path, tmp_path: Path):
         found = state._connection.execute(query)
         by_precision = {json.loads(text)["precision"]: number for text, number in found}
     assert by_precision == {"exact": 3, "fp32": 5}, "each slice is kept with what scored it"
+
+
+def test_a_file_of_many_frames_is_kept_once_all_are_scored(tmp_path: Path):
+    positions = [(0.0, 0.0, float(z)) for z in range(7)]
+    planes = np.random.default_rng(0).integers(1024, 1084, (7, 16, 16), np.uint16)
+    enhanced = make_enhanced_ct(planes, intercepts=[-1024.0] * 7, positions=positions)
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).write_bytes(to_bytes(enhanced))
+
+    def stop(batch: int) -> None:
+        if batch == 4:  # of three slices: two files have been begun, one is complete
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([tmp_path / "in"], tmp_path / "out.csv", MeanEngine(stop))
+    assert [row["frame"] for row in rows_of(tmp_path / "out.csv")] == [str(n) for n in range(1, 8)]
+    report = run([tmp_path / "in"], tmp_path / "out.csv")
+    assert (report.known, report.scored) == (1, 7)
+    assert [(Path(row["path"]).name, row["frame"]) for row in rows_of(tmp_path / "out.csv")] == [
+        (name, str(n)) for name in "ab" for n in range(1, 8)
+    ]
