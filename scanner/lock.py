@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hemoscan.errors import LockedError, StateError
+
+NOTE_ATTEMPTS, NOTE_SECONDS = 20, 0.05
 
 
 def lock_paths(state: Path) -> tuple[Path, Path]:
@@ -24,7 +27,7 @@ def lock_paths(state: Path) -> tuple[Path, Path]:
 def locked(state: Path) -> Iterator[None]:
     """Hold the lock of a state.
 
-    The files stay when it is released, since removing a lock that another run waits for would let two hold it.
+    Its file stays when it is released: removing a lock that another run is about to take would let two hold it.
 
     Raises
     ------
@@ -46,6 +49,8 @@ def locked(state: Path) -> Iterator[None]:
         _leave_note(note)
         yield
     finally:
+        with contextlib.suppress(OSError):
+            note.unlink()
         lock.release()
 
 
@@ -61,8 +66,24 @@ def _leave_note(path: Path) -> None:
 
 
 def _holder(path: Path) -> str:
+    """Return who holds the lock; waits a moment for one that has only just taken it to say so."""
+    for _ in range(NOTE_ATTEMPTS):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            note = json.loads(path.read_text(encoding="utf-8"))
+            if note["host"] != platform.node() or _is_alive(note["pid"]):
+                return f"process {note['pid']} on {note['host']}, since {note['since']}"
+        time.sleep(NOTE_SECONDS)
+    return "it has not said which process it is"
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process may be alive; a killed one leaves its note to the next."""
+    if os.name != "posix":
+        return True  # elsewhere, asking would end it
     try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {note['pid']} on {note['host']}, since {note['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "it has not said which process it is"
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True

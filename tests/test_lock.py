@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,32 @@ def test_a_note_of_the_dead_blocks_nobody(tmp_path: Path):
     assert json.loads(note.read_text())["pid"] != os.getpid()
     with locked(state):
         assert json.loads(note.read_text())["pid"] == os.getpid()
+    assert not note.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="liveness is not asked for")
+def test_a_dead_process_is_not_named_as_the_holder(tmp_path: Path):
+    """As between the taking of a lock and the writing of the note, after a run that was killed."""
+    state = tmp_path / "state"
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    with locked(state):
+        _, path = lock_paths(state)
+        path.write_text(json.dumps({"pid": int(dead.stdout), "host": platform.node(), "since": "2020"}))
+        with pytest.raises(LockedError, match="has not said"), locked(state):
+            pass
+
+
+def test_a_holder_that_is_late_to_say_so_is_waited_for(tmp_path: Path):
+    state = tmp_path / "state"
+    with locked(state):
+        _, path = lock_paths(state)
+        note = path.read_text()
+        path.unlink()
+        timer = threading.Timer(0.3, path.write_text, [note])
+        timer.start()
+        with pytest.raises(LockedError, match=f"process {os.getpid()} on "), locked(state):
+            pass
+        timer.join()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
