@@ -36,7 +36,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect_within)
     monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "blocked"))
+    blocked = str(Path(__file__).parent / "blocked")
+    monkeypatch.setenv("PYTHONPATH", blocked, prepend=os.pathsep)
 
 
 @pytest.fixture(autouse=True)
