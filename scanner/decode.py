@@ -39,7 +39,8 @@ def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded
     try:
         kind, content = _read(entry, reader)
     except Exception as error:  # damaged archives raise zlib.error, BadZipFile, NotImplementedError, OSError and more
-        return [replace(blank, status=ERROR, reason=f"cannot be read: {error}")]
+        passing = isinstance(error, OSError | MemoryError)
+        return [replace(blank, status=ERROR, reason=f"cannot be read: {error}", passing=passing)]
     if kind == DICOM:
         return _decode_dicom(content, blank, options)
     if kind == RASTER:
@@ -90,7 +91,8 @@ def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> lis
         return [replace(blank, status=ERROR, reason=str(error))]
     except Exception as error:  # a file must never end the run, whatever a header holds
         return [replace(blank, status=ERROR, reason=f"header cannot be read: {type(error).__name__}")]
-    return [_decode_frame(header, index, blank, options) for index in range(frames)]
+    found = (_decode_frame(header, index, blank, options) for index in range(frames))
+    return [replace(decoded, last=index == frames - 1) for index, decoded in enumerate(found)]
 
 
 def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOptions) -> Decoded:

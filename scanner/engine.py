@@ -1,4 +1,4 @@
-"""The network at work: batches of inputs to probabilities."""
+"""The network at work: batches of inputs to logits."""
 
 from __future__ import annotations
 
@@ -27,8 +27,14 @@ class TorchEngine:
         return {"name": "torch", "device": str(self._device), "precision": self._precision}
 
     @torch.inference_mode()
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return probabilities of hemorrhage, of shape (n,), for inputs of shape (n, size, size)."""
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return logits of hemorrhage, of shape (n,), for inputs of shape (n, size, size).
+
+        On a CPU one image at a time: there the bits of a logit depend on how many share its batch, and a scan that goes
+        on after a kill batches otherwise.
+        """
+        parts = np.split(images, len(images)) if self._device.type == "cpu" else [images]
         with autocast(self._device, self._precision):
-            logits = self._classifier(torch.from_numpy(images).to(self._device)).cpu()  # Apple GPUs have no float64
-        return torch.sigmoid(logits.double()).numpy()
+            # Apple GPUs have no float64.
+            logits = [self._classifier(torch.from_numpy(part).to(self._device)).cpu().double() for part in parts]
+        return torch.cat(logits).numpy()

@@ -6,7 +6,7 @@ import hashlib
 import os
 import socket
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # Before torch: networks here are tiny, and threads that wait for each other on a busy machine are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,14 +22,33 @@ LABEL_FILES = ("train_labels.txt", "*/train_labels.txt")
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail whatever tries to reach the network: hemoscan never does."""
+    """Fail whatever tries to reach the network, here and in the processes that tests start: hemoscan never does.
+
+    Sockets of the machine's own (AF_UNIX) are how processes of one program talk.
+    """
+    connect = socket.socket.connect
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise AssertionError(f"a connection was tried: {args}")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    def connect_within(self: socket.socket, address: Any) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None):
+            refuse(address)
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_within)
     monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    blocked = str(Path(__file__).parent / "blocked")
+    monkeypatch.setenv("PYTHONPATH", blocked, prepend=os.pathsep)
+
+
+@pytest.fixture(autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the states of scans out of the user's folder, those of subprocesses, too."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

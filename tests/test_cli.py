@@ -20,6 +20,7 @@ from hemoscan import NOTICE, __version__, card
 from hemoscan.card import MODEL_NAMES, Model
 from hemoscan.cli import cli
 from hemoscan.errors import HemoscanError
+from hemoscan.lock import locked
 from hemoscan.phantom import make_phantom, write_dicom, write_png
 
 # `main` with a network that scores by the mean and acts at its third batch: a real scan, without importing torch.
@@ -30,18 +31,17 @@ class Engine:
     calls = 0
     def __init__(self, *args): pass
     def describe(self): return {"name": "fake", "device": "cpu", "precision": "fp32"}
-    def probabilities(self, images):
+    def logits(self, images):
         self.calls += 1
         if self.calls == 3:
             act()
-        return images.mean(axis=(1, 2)) / 255
+        return images.mean(axis=(1, 2)) / 255 - 1
 
 def act():
     if action == "raise":
         raise RuntimeError("boom\\nand more")
     if action != "none":
         os.kill(os.getpid(), int(action))
-        time.sleep(60)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fakes = {
@@ -145,9 +145,12 @@ def test_a_signal_ends_the_scan_and_keeps_what_was_done(
     run = drive(number.value, "scan", study, "-m", card_path, "-o", "out.csv", "-b", "2", cwd=tmp_path)
     assert run.returncode == code, run.stderr
     assert run.stdout == ""
+    assert "finishing the batch" in run.stderr
     assert "what was saved is kept" in run.stderr
     assert "Traceback" not in run.stderr
-    assert [row["status"] for row in rows_of(tmp_path / "out.csv")] == ["ok"] * 4
+    assert [row["status"] for row in rows_of(tmp_path / "out.csv")] == ["ok"] * 6, (
+        "the third batch, of two, is finished"
+    )
     record = json.loads((tmp_path / "out.run.json").read_text(encoding="utf-8"))
     assert record["state"] == "interrupted"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.run.json", "out.studies.csv"]
@@ -188,6 +191,29 @@ def test_a_wrong_call_exits_with_2_and_says_how(tmp_path: Path, arguments: tuple
     assert "Usage: " in run.stderr
     assert "Traceback" not in run.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_run_on_a_state_exits_with_75_before_anything_else(study: Path, card_path: Path, tmp_path: Path):
+    with locked(tmp_path / "state"):
+        run = drive("none", "scan", study, "-m", card_path, "-o", "out.csv", "--state", "state", cwd=tmp_path)
+    assert run.returncode == 75
+    (line,) = run.stderr.splitlines()[1:]
+    assert line.startswith("hemoscan: state state: another run holds its lock: process ")
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("output", ["out.csv", "new/out.csv"])
+def test_a_second_scan_says_what_was_known(study: Path, card_path: Path, tmp_path: Path, output: str):
+    arguments = ("scan", study, "-m", card_path, "-o", output)
+    assert "known" not in drive("none", *arguments, cwd=tmp_path).stderr
+    content = (tmp_path / output).read_bytes()
+    run = drive("none", *arguments, "-v", "--log-file", "scan.log", "--log-format", "json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "8 files known from earlier runs, 0 slices scored now" in run.stderr
+    assert (tmp_path / output).read_bytes() == content
+    messages = [json.loads(line)["message"] for line in (tmp_path / "scan.log").read_text().splitlines()]
+    assert any("densenet-bias on cpu" in message for message in messages)
+    assert all(run.stderr.count(message) <= 1 for message in messages), "nothing is shown twice"
 
 
 def test_the_whole_program(two_slices: Path, card_path: Path, untrained: Model, tmp_path: Path):
@@ -253,6 +279,12 @@ def test_the_version():
 
 
 BAD_OPTIONS: list[tuple[tuple[str, ...], str]] = [
+    (("--settle", "-1"), "legal: seconds, 0 or more"),
+    (("--settle", "nan"), "legal: seconds, 0 or more"),
+    (("--time-budget", "inf"), "legal: seconds, 0 or more"),
+    (("--order", "size"), "'name', 'newest'"),
+    (("--log-format", "xml"), "'text', 'json'"),
+    (("--config", "absent.toml"), "cannot be read"),
     (("--precision", "fp8"), "'auto', 'fp32', 'bf16'"),
     (("-b", "0"), "1<=x<=4096"),
     (("-b", "4097"), "1<=x<=4096"),

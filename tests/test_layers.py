@@ -16,10 +16,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
     frozenset({"scan"}),
-    frozenset({"results", "decode", "engine"}),
-    frozenset({"aggregate", "sources", "networks", "devices", "phantom"}),
+    frozenset({"results", "decode", "engine", "state", "selection"}),
+    frozenset({"aggregate", "sources", "networks", "devices", "phantom", "schema", "identifiers"}),
     frozenset({"dicom", "raster", "preprocess"}),
     frozenset({"card", "slices", "sniff", "outputs", "machine"}),
+    frozenset({"config", "lock", "logs", "resilient", "stopping", "text"}),
     frozenset({"errors"}),
 )
 CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command", "trainer.console", "trainer.session"}

@@ -6,30 +6,44 @@ import csv
 import hashlib
 import io
 import json
+import os
+import shutil
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import pydicom
 import pytest
 import torch
+from factories import make_enhanced_ct, to_bytes
 from numpy.typing import NDArray
 from PIL import Image
 
 from hemoscan import NOTICE, __version__, decode, scan, sources
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.engine import TorchEngine
-from hemoscan.errors import OutputError
+from hemoscan.errors import OutputError, StateError
 from hemoscan.phantom import make_phantom, write_dicom, write_png
+from hemoscan.resilient import Engine, ResilientEngine
 from hemoscan.results import SLICE_COLUMNS, Results
-from hemoscan.scan import Engine, Job, Report, ScanOptions
-from hemoscan.slices import Decoded
+from hemoscan.scan import Job, Report, ScanOptions
+from hemoscan.selection import UNSETTLED
+from hemoscan.slices import Decoded, Row
 from hemoscan.sources import Entry, Reader
+from hemoscan.state import State, default_path
+from hemoscan.stopping import Stop
 
 MODEL = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "0" * 64), Path("nowhere"))
+
+
+def logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    clipped = np.clip(probabilities, 1e-9, 1 - 1e-9)
+    logits: NDArray[np.float64] = np.log(clipped / (1 - clipped))
+    return logits
 
 
 class MeanEngine:
@@ -39,11 +53,10 @@ class MeanEngine:
         self.hook = hook
         self.batches: list[int] = []
 
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         self.batches.append(len(images))
         self.hook(len(self.batches))
-        scores: NDArray[np.float64] = images.mean(axis=(1, 2)) / 255
-        return scores
+        return logit(images.mean(axis=(1, 2)) / 255)
 
     def describe(self) -> dict[str, str]:
         return {"name": "mean", "device": "none", "precision": "exact"}
@@ -54,8 +67,8 @@ def run(
 ) -> Report:
     settings = {"threshold": 0.05, "batch_size": 3, "workers": 2, **options}
     job = Job(list(paths), model, engine or MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), **settings), {})
-    with Results(output) as results:
-        return scan.scan(job, results)
+    with State(default_path(output)) as state:
+        return scan.scan(job, Results(output), state)
 
 
 def rows_of(output: Path) -> list[dict[str, str]]:
@@ -120,12 +133,7 @@ def test_the_engine_is_given_full_batches(study: Path, tmp_path: Path, batch_siz
 def test_slices_at_the_threshold_are_flagged(study: Path, tmp_path: Path):
     run([study / "dicom"], tmp_path / "first.csv")
     scores = sorted(float(row["probability"]) for row in rows_of(tmp_path / "first.csv"))
-
-    class Exact(MeanEngine):
-        def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-            return np.round(super().probabilities(images), 6)
-
-    report = run([study / "dicom"], tmp_path / "out.csv", Exact(), threshold=scores[3])
+    report = run([study / "dicom"], tmp_path / "out.csv", MeanEngine(), threshold=scores[3])
     flags = {float(row["probability"]): row["flag"] for row in rows_of(tmp_path / "out.csv")}
     assert flags == {score: str(int(score >= scores[3])) for score in scores}
     assert report.flagged == sum(score >= scores[3] for score in scores)
@@ -267,14 +275,20 @@ def test_the_run_record_says_what_ran(study: Path, tmp_path: Path):
     job = Job(
         [study], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 4, 2), {"paths": ["caf\udce9"]}
     )
-    with Results(tmp_path / "out.csv") as results:
-        scan.scan(job, results)
+    with State(tmp_path / "state") as state:
+        scan.scan(job, Results(tmp_path / "out.csv"), state)
     record = record_of(tmp_path / "out.csv")
     assert record["notice"] == NOTICE
     assert record["hemoscan"] == __version__
     assert (record["model"], record["sha256"]) == ("densenet-bias", "0" * 64)
     assert record["threshold"] == 0.05
-    assert record["engine"] == {"name": "mean", "device": "none", "precision": "exact", "batch_size": 4}
+    assert record["engine"] == {
+        "name": "mean",
+        "device": "none",
+        "precision": "exact",
+        "batch_size": 4,
+        "notes": [],
+    }
     assert record["arguments"] == {"paths": ["caf\udce9"]}
     assert record["seconds"] >= 0
     assert record["state"] == "done"
@@ -304,8 +318,9 @@ def test_an_interrupted_scan_keeps_what_was_done(
 def test_progress_is_told_of_every_row(study: Path, tmp_path: Path):
     seen: list[int] = []
     job = Job([study], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 4, 2), {})
-    with Results(tmp_path / "out.csv") as results:
-        scan.scan(job, results, lambda report: seen.append(sum(report.counts.values())))
+    with State(tmp_path / "state") as state:
+        results = Results(tmp_path / "out.csv")
+        scan.scan(job, results, state, lambda report: seen.append(sum(report.counts.values())))
     assert seen == list(range(1, 18))
 
 
@@ -388,8 +403,9 @@ def test_rows_without_image_do_not_wait_for_a_batch_without_end(tmp_path: Path):
         (folder / f"{number:03d}.txt").write_text("text", encoding="utf-8")
     waiting: list[int] = []
     job = Job([folder], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 1, 1), {})
-    with Results(tmp_path / "out.csv") as results:
-        scan.scan(job, results, lambda report: waiting.append(report.files - report.counts["skipped"]))
+    with State(tmp_path / "state") as state:
+        results = Results(tmp_path / "out.csv")
+        scan.scan(job, results, state, lambda report: waiting.append(report.files - report.counts["skipped"]))
     assert max(waiting) <= 64 + scan.FILES_AHEAD_PER_WORKER
 
 
@@ -427,8 +443,8 @@ def test_batch_sizes_agree(untrained: Model, engine: TorchEngine, study: Path, o
 
 def test_a_score_that_is_no_number_is_an_error(study: Path, tmp_path: Path):
     class Broken(MeanEngine):
-        def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-            return np.where(np.arange(len(images)) == 0, np.nan, super().probabilities(images))
+        def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+            return np.where(np.arange(len(images)) == 0, np.nan, super().logits(images))
 
     report = run([study / "png"], tmp_path / "out.csv", Broken(), batch_size=4)
     rows = rows_of(tmp_path / "out.csv")
@@ -444,11 +460,11 @@ def test_a_refresh_that_fails_does_not_end_the_scan(study: Path, tmp_path: Path,
     monkeypatch.setattr(scan, "PUBLISH_SHARE", 0)
     publish, failures = Results.publish, []
 
-    def fail_at_first(self: Results, record: dict[str, Any]) -> None:
-        if record["state"] == "running" and len(failures) < 2:
-            failures.append(record)
+    def fail_at_first(self: Results, rows: Iterable[Row], record: Callable[[], dict[str, Any]]) -> None:
+        if record()["state"] == "running" and len(failures) < 2:
+            failures.append(record())
             raise OutputError("a spreadsheet has it open")
-        publish(self, record)
+        publish(self, rows, record)
 
     monkeypatch.setattr(Results, "publish", fail_at_first)
     run([study], tmp_path / "out.csv")
@@ -458,8 +474,8 @@ def test_a_refresh_that_fails_does_not_end_the_scan(study: Path, tmp_path: Path,
 
 def test_the_flag_is_that_of_the_written_probability(study: Path, tmp_path: Path):
     class JustBelow(MeanEngine):
-        def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-            return np.full(len(images), 0.5 - 1e-9)
+        def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+            return np.full(len(images), -4e-9)
 
     run([study / "png"], tmp_path / "out.csv", JustBelow(), threshold=0.5)
     assert {(row["probability"], row["flag"]) for row in rows_of(tmp_path / "out.csv")} == {("0.500000", "1")}
@@ -470,3 +486,246 @@ def test_few_bytes_are_decoded_ahead(study: Path, tmp_path: Path, monkeypatch: p
     output = tmp_path / "out.csv"
     run([study], output, batch_size=1, workers=5)
     assert len(rows_of(output)) == 17
+
+
+# What is known
+
+
+def paths_scored(study: Path, output: Path, **options: Any) -> int:
+    engine = MeanEngine()
+    run([study], output, engine, **options)
+    return sum(engine.batches)
+
+
+def test_a_later_run_scores_nothing_and_writes_the_same(study: Path, tmp_path: Path, reference: bytes):
+    assert paths_scored(study, tmp_path / "out.csv") == 16
+    assert paths_scored(study, tmp_path / "out.csv") == 0
+    assert (tmp_path / "out.csv").read_bytes() == reference
+    record = record_of(tmp_path / "out.csv")
+    assert record["of_these"] == {"files_known": 17, "slices_scored": 0, "files_pruned": 0}
+    assert record["counts"]["ok"] == 16
+
+
+def test_another_threshold_needs_no_new_scan(study: Path, tmp_path: Path):
+    run([study], tmp_path / "out.csv", threshold=0.0)
+    assert {row["flag"] for row in rows_of(tmp_path / "out.csv")} == {"1", ""}
+    assert paths_scored(study, tmp_path / "out.csv", threshold=1.0) == 0
+    assert {row["flag"] for row in rows_of(tmp_path / "out.csv")} == {"0", ""}
+
+
+def test_all_is_scored_again_if_asked(study: Path, tmp_path: Path):
+    run([study], tmp_path / "out.csv")
+    assert paths_scored(study, tmp_path / "out.csv", rescan=True) == 16
+
+
+@pytest.fixture
+def copied(study: Path, tmp_path: Path) -> Path:
+    """The DICOM slices, to change."""
+    return Path(shutil.copytree(study / "dicom", tmp_path / "in"))
+
+
+def test_what_is_new_or_changed_is_scored(copied: Path, tmp_path: Path):
+    first, second, third, *_ = sorted(copied.iterdir())
+    kept = third.read_bytes()
+    third.unlink()
+    run([copied], tmp_path / "out.csv")
+    second.write_bytes(first.read_bytes())
+    third.write_bytes(kept)
+    assert paths_scored(copied, tmp_path / "out.csv") == 2
+    rows = rows_of(tmp_path / "out.csv")
+    assert [row["path"] for row in rows] == sorted(map(str, copied.iterdir()))
+    assert rows[0]["probability"] == rows[1]["probability"]
+
+
+class OtherEngine(MeanEngine):
+    def __init__(self, **description: str) -> None:
+        super().__init__()
+        self.description = description
+
+    def describe(self) -> dict[str, str]:
+        return {**super().describe(), **self.description}
+
+
+@pytest.mark.parametrize(
+    ("description", "again"), [({"name": "b"}, 16), ({"precision": "b"}, 16), ({"device": "b"}, 0)]
+)
+def test_another_engine_or_precision_scores_again(study: Path, tmp_path: Path, description: dict[str, str], again: int):
+    run([study], tmp_path / "out.csv")
+    engine = OtherEngine(**description)
+    run([study], tmp_path / "out.csv", engine)
+    assert sum(engine.batches) == again
+
+
+def test_other_weights_or_another_input_score_again(study: Path, tmp_path: Path):
+    run([study], tmp_path / "out.csv")
+    other = replace(MODEL, card=replace(MODEL.card, sha256="1" * 64))
+    assert paths_scored(study, tmp_path / "out.csv", model=other) == 16
+    assert paths_scored(study, tmp_path / "out.csv", model=MODEL) == 0
+    decoding = decode.DecodeOptions(BRAIN, png_window=(40, 80))
+    job = Job([study], MODEL, MeanEngine(), ScanOptions(decoding, 0.05, 4, 2), {})
+    with State(default_path(tmp_path / "out.csv")) as state:
+        assert scan.scan(job, Results(tmp_path / "out.csv"), state).scored == 16
+
+
+def test_the_csv_covers_what_the_paths_hold(study: Path, tmp_path: Path):
+    run([study], tmp_path / "out.csv")
+    run([study / "png"], tmp_path / "out.csv")
+    assert len(rows_of(tmp_path / "out.csv")) == 8
+
+
+def test_a_scan_that_stops_still_shows_what_was_known(study: Path, tmp_path: Path):
+    run([study / "png"], tmp_path / "out.csv")
+
+    def stop(batch: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([study], tmp_path / "out.csv", MeanEngine(stop))
+    assert {Path(row["path"]).parent.name for row in rows_of(tmp_path / "out.csv")} == {"png"}
+    run([study], tmp_path / "out.csv")
+    assert len(rows_of(tmp_path / "out.csv")) == 17
+
+
+def test_a_scan_that_is_asked_to_stop_finishes_its_batch(study: Path, tmp_path: Path, reference: bytes):
+    stop = Stop()
+
+    def ask(batch: int) -> None:
+        if batch == 2:
+            stop.signal = 15
+
+    job = Job([study / "dicom"], MODEL, MeanEngine(ask), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 3, 2), {})
+    with State(tmp_path / "state") as state:
+        report = scan.scan(job, Results(tmp_path / "out.csv"), state, stop=stop)
+    assert (report.scored, report.state) == (6, "interrupted")
+    assert (tmp_path / "out.csv").read_bytes() == b"".join(reference.splitlines(keepends=True)[:7])
+
+
+def test_no_batch_is_begun_when_time_is_up(study: Path, tmp_path: Path):
+    assert paths_scored(study / "dicom", tmp_path / "out.csv", time_budget=0.0) == 0
+    assert record_of(tmp_path / "out.csv")["state"] == "out of time"
+    engine = MeanEngine(lambda batch: time.sleep(1.0))
+    run([study / "dicom"], tmp_path / "out.csv", engine, time_budget=0.9)
+    assert engine.batches == [3]
+    assert paths_scored(study / "dicom", tmp_path / "out.csv", time_budget=1e9) == 5
+    assert record_of(tmp_path / "out.csv")["state"] == "done"
+
+
+def test_the_newest_files_come_first(copied: Path, tmp_path: Path):
+    files = sorted(copied.iterdir())
+    for age, path in enumerate(files[4:] + files[:4]):
+        os.utime(path, (1_500_000_000 - age,) * 2)
+    run([copied], tmp_path / "out.csv", newest_first=True, limit=6)
+    assert [row["path"] for row in rows_of(tmp_path / "out.csv")] == [str(p) for p in files[4:] + files[:2]]
+
+
+def test_a_study_that_is_still_arriving_is_left(study: Path, copied: Path, tmp_path: Path):
+    for path in copied.iterdir():
+        os.utime(path, (1_500_000_000,) * 2)
+    late = copied / "late.dcm"
+    shutil.copy(study / "dicom" / "phantom-004.dcm", late)
+    assert paths_scored(copied, tmp_path / "out.csv", settle=1000.0) == 0
+    rows = rows_of(tmp_path / "out.csv")
+    assert {(row["status"], row["reason"]) for row in rows} == {("skipped", UNSETTLED)}
+    assert len(rows) == 9
+    os.utime(late, (1_500_000_000,) * 2)
+    assert paths_scored(copied, tmp_path / "out.csv", settle=1000.0) == 9
+
+
+def test_what_is_gone_is_forgotten_if_asked(copied: Path, tmp_path: Path):
+    run([copied], tmp_path / "out.csv")
+    next(copied.iterdir()).unlink()
+    assert run([copied], tmp_path / "out.csv").pruned == 0
+    assert len(rows_of(tmp_path / "out.csv")) == 7
+    assert run([copied], tmp_path / "out.csv", prune=True).pruned == 1
+    assert run([copied], tmp_path / "out.csv", prune=True).pruned == 0
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_tried_again(copied: Path, tmp_path: Path):
+    first = min(copied.iterdir())
+    first.chmod(0)
+    assert run([copied], tmp_path / "out.csv").counts["error"] == 1
+    first.chmod(0o600)
+    assert paths_scored(copied, tmp_path / "out.csv") == 1
+
+
+def test_a_file_that_cannot_be_read_for_now_is_tried_again_a_broken_one_is_not(
+    study: Path, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (copied / "broken.dcm").write_bytes((study / "dicom" / "phantom-004.dcm").read_bytes()[:-1000])
+    real = Reader.open
+
+    def fail(self: Reader, entry: Entry) -> IO[bytes]:
+        if entry.path.endswith("phantom-002.dcm"):
+            raise OSError(5, "Input/output error")
+        return real(self, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "open", fail)
+        assert run([copied], tmp_path / "out.csv").counts["error"] == 2
+    report = run([copied], tmp_path / "out.csv")
+    assert (report.counts["error"], report.scored, report.known) == (1, 1, 8)
+
+
+@pytest.mark.parametrize("place", ["csv", "state"])
+def test_a_full_disk_ends_the_scan_and_loses_nothing(
+    study: Path, tmp_path: Path, reference: bytes, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    run([study / "png"], tmp_path / "out.csv")
+    before = (tmp_path / "out.csv").read_bytes()
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if place == "csv":
+            patch.setattr(os, "fsync", full)
+        else:
+            patch.setattr(State, "add", lambda *_: (_ for _ in ()).throw(StateError("database or disk is full")))
+        with pytest.raises(OutputError, match=r"No space left on device|disk is full"):
+            run([study], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+    run([study], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == reference
+
+
+def test_a_device_lost_on_the_way_is_noted(study: Path, tmp_path: Path):
+    def lose(batch: int) -> None:
+        if batch == 2:
+            raise RuntimeError("CUDA error: the launch timed out")
+
+    lost = MeanEngine(lose)
+    engine = ResilientEngine(lost, lambda: OtherEngine(device="cpu", precision="fp32"))
+    report = run([study / "dicom"], tmp_path / "out.csv", engine)
+    assert report.scored == 8
+    record = record_of(tmp_path / "out.csv")["engine"]
+    assert record["device"] == "cpu"
+    assert record["notes"] == ["none failed (RuntimeError): going on with cpu in fp32"]
+    with State(default_path(tmp_path / "out.csv")) as state:
+        query = "SELECT text, count(*) FROM files JOIN settings ON settings = settings.id GROUP BY 1"
+        found = state._connection.execute(query)
+        by_precision = {json.loads(text)["precision"]: number for text, number in found}
+    assert by_precision == {"exact": 3, "fp32": 5}, "each slice is kept with what scored it"
+
+
+def test_a_file_of_many_frames_is_kept_once_all_are_scored(tmp_path: Path):
+    positions = [(0.0, 0.0, float(z)) for z in range(7)]
+    planes = np.random.default_rng(0).integers(1024, 1084, (7, 16, 16), np.uint16)
+    enhanced = make_enhanced_ct(planes, intercepts=[-1024.0] * 7, positions=positions)
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).write_bytes(to_bytes(enhanced))
+
+    def stop(batch: int) -> None:
+        if batch == 4:  # of three slices: two files have been begun, one is complete
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([tmp_path / "in"], tmp_path / "out.csv", MeanEngine(stop))
+    assert [row["frame"] for row in rows_of(tmp_path / "out.csv")] == [str(n) for n in range(1, 8)]
+    report = run([tmp_path / "in"], tmp_path / "out.csv")
+    assert (report.known, report.scored) == (1, 7)
+    assert [(Path(row["path"]).name, row["frame"]) for row in rows_of(tmp_path / "out.csv")] == [
+        (name, str(n)) for name in "ab" for n in range(1, 8)
+    ]
