@@ -154,6 +154,13 @@ def parse_window(text: str) -> tuple[float, float]:
     "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
 )
 @click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="auto: OpenVINO on a CPU, PyTorch on a GPU.",
+)
+@click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
@@ -166,6 +173,7 @@ def parse_window(text: str) -> tuple[float, float]:
 @click.option(
     "-j", "--workers", type=click.IntRange(1, 256), help="Threads that read and decode.  [default: one a core, 2 to 16]"
 )
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the network on a CPU.  [default: all cores]")
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
@@ -196,21 +204,19 @@ def scan(paths: tuple[Path, ...], output: Path, quiet: bool, **options: Any) -> 
     130/143 interrupted, what was done is kept.
     """
     from hemoscan.card import find_model  # noqa: PLC0415
-    from hemoscan.devices import pick_device, pick_precision  # noqa: PLC0415
-    from hemoscan.engine import TorchEngine  # noqa: PLC0415
+    from hemoscan.engines import choose_engine  # noqa: PLC0415
     from hemoscan.results import Results  # noqa: PLC0415
     from hemoscan.scan import Job  # noqa: PLC0415
     from hemoscan.scan import scan as run_scan  # noqa: PLC0415
 
     model = find_model(options["model"])
-    device = pick_device(options["device"])
-    settings = _settings(model, device.type, options)
+    choice = choose_engine(options["engine"], options["device"], options["precision"], options["threads"])
+    settings = _settings(model, choice.batch_size, options)
     arguments = {"paths": [str(path) for path in paths], "output": str(output), "quiet": quiet, **options}
     with Results(output) as results:
-        engine = TorchEngine(model, device, pick_precision(options["precision"], device))
+        engine = choice.load(model, lambda text: None if quiet else click.echo(text, err=True))
         if not quiet:
-            found = engine.describe()
-            where = f"{found['device']} in {found['precision']}"
+            where = f"{choice.device} in {choice.precision} ({choice.name})"
             click.echo(f"{model.card.name} on {where}, flags from {settings.threshold:.4f}", err=True)
         with _progress(quiet) as progress:
             report = run_scan(Job(paths, model, engine, settings, arguments), results, progress)
@@ -219,12 +225,11 @@ def scan(paths: tuple[Path, ...], output: Path, quiet: bool, **options: Any) -> 
     sys.exit(report.return_code)
 
 
-def _settings(model: Model, device_type: str, options: dict[str, Any]) -> ScanOptions:
+def _settings(model: Model, batch_size: int, options: dict[str, Any]) -> ScanOptions:
     """Fill in the defaults that depend on the card and the machine."""
     from dataclasses import replace  # noqa: PLC0415
 
     from hemoscan.decode import DecodeOptions  # noqa: PLC0415
-    from hemoscan.engine import DEFAULT_BATCH_SIZE  # noqa: PLC0415
     from hemoscan.machine import usable_cores  # noqa: PLC0415
     from hemoscan.scan import ScanOptions  # noqa: PLC0415
 
@@ -238,7 +243,7 @@ def _settings(model: Model, device_type: str, options: dict[str, Any]) -> ScanOp
     return ScanOptions(
         decoding=DecodeOptions(spec, options["png_window"], options["repair_12bit"]),
         threshold=model.card.threshold if threshold is None else threshold,
-        batch_size=options["batch_size"] or DEFAULT_BATCH_SIZE[device_type],
+        batch_size=options["batch_size"] or batch_size,
         workers=options["workers"] or min(max(usable_cores(), 2), 16),
         limit=options["limit"],
     )
@@ -319,6 +324,42 @@ def _model_line(name: str, *, verify: bool) -> str:
     )
     state = "verified" if verify else "yes"
     return f"{name:<22}{state:<10}{card.training.get('epochs', '-'):>6}{figures}{card.threshold:>11.4f}"
+
+
+@cli.command()
+@click.argument("name", metavar="MODEL")
+@click.option(
+    "-f",
+    "--format",
+    "kind",
+    type=click.Choice(["onnx", "openvino"]),
+    default="onnx",
+    show_default=True,
+    help="openvino: IR, a .xml and a .bin.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write.  [default: MODEL.onnx, .xml]",
+)
+def export(name: str, kind: str, output: Path | None) -> None:
+    """Write MODEL (a model's name, or a card's path) as a file for another runtime, checked against PyTorch.
+
+    Input: uint8 (n, size, size), HU as the card's window clips them; normalisation is in the file. Outputs: the logit,
+    whose sigmoid is the probability, and the class activation map. The file carries the card and the notice.
+    """
+    from hemoscan.card import find_model  # noqa: PLC0415
+
+    suffix = {"onnx": ".onnx", "openvino": ".xml"}[kind]
+    model = find_model(name)
+    path = output or Path(f"{Path(name).stem}{suffix}")
+    if path.suffix.lower() != suffix:
+        raise click.BadParameter(f"{path}; legal for {kind}: a name that ends in {suffix}", param_hint="--output")
+    from hemoscan.exporting import export as write  # noqa: PLC0415
+
+    difference = write(model, path, kind)
+    click.echo(f"{path}: {kind}, probabilities within {difference:.1g} of PyTorch's on a sample", err=True)
 
 
 @cli.command()
