@@ -1,4 +1,4 @@
-"""The network at work: batches of inputs to probabilities."""
+"""The network at work: batches of inputs to logits."""
 
 from __future__ import annotations
 
@@ -25,8 +25,18 @@ class TorchEngine:
         return {"name": "torch", "device": str(self._device), "precision": self._precision}
 
     @torch.inference_mode()
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return logits of hemorrhage, of shape (n,), for inputs of shape (n, size, size).
+
+        On a CPU one image at a time: there the bits of a logit depend on how many share its batch, and a scan that goes
+        on after a kill batches otherwise.
+        """
+        parts = np.split(images, len(images)) if self._device.type == "cpu" else [images]
+        with autocast(self._device, self._precision):
+            # Apple GPUs have no float64.
+            logits = [self._classifier(torch.from_numpy(part).to(self._device)).cpu().double() for part in parts]
+        return torch.cat(logits).numpy()
+
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return probabilities of hemorrhage, of shape (n,), for inputs of shape (n, size, size)."""
-        with autocast(self._device, self._precision):
-            logits = self._classifier(torch.from_numpy(images).to(self._device)).cpu()  # Apple GPUs have no float64
-        return torch.sigmoid(logits.double()).numpy()
+        return 1 / (1 + np.exp(-self.logits(images)))

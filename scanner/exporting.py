@@ -23,7 +23,6 @@ from hemoscan.networks import MappedClassifier, load_classifier
 from hemoscan.openvino_runtime import import_openvino
 
 if TYPE_CHECKING:
-    import openvino
     from torch.export import ExportedProgram
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
@@ -64,7 +63,7 @@ def trace(model: Model) -> ExportedProgram:
         return torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("n", max=65536)},))
 
 
-def to_openvino(program: ExportedProgram, card: Card) -> openvino.Model:
+def to_openvino(program: ExportedProgram, card: Card) -> Any:
     """Convert a graph to OpenVINO's, with named input and outputs and the metadata."""
     ov = import_openvino()
     with warnings.catch_warnings():

@@ -45,10 +45,10 @@ def act():
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fakes = {
-    "hemoscan.engine": {"TorchEngine": Engine, "DEFAULT_BATCH_SIZE": {"cpu": 2}},
-    "hemoscan.devices": {
-        "pick_device": lambda name: types.SimpleNamespace(type="cpu"),
-        "pick_precision": lambda name, device: "fp32",
+    "hemoscan.engines": {
+        "choose_engine": lambda *options: types.SimpleNamespace(
+            name="fake", device="cpu", precision="fp32", batch_size=2, load=lambda model, say: Engine()
+        ),
     },
 }
 for name, content in fakes.items():

@@ -119,5 +119,10 @@ def test_no_module_imports_what_reaches_a_network(module: str):
     assert roots(module) & NETWORK == set()
 
 
+def test_openvino_is_imported_only_where_its_telemetry_is_kept_out():
+    assert [module for module in MODULES if "openvino" in roots(module)] == ["openvino_runtime"]
+    assert [module for module in MODULES if "openvino_telemetry" in roots(module)] == []
+
+
 def test_nothing_is_imported_by_the_name_of_its_folder():
     assert [module for module in MODULES if roots(module) & {"scanner", "trainer", "weights", "tests"}] == []
