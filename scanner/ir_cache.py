@@ -132,7 +132,7 @@ def convert(model: Model, say: Callable[[str], None]) -> IR:
     EngineError
         If the model cannot be converted.
     """
-    model.read_weights()  # checked here as well: its error is clearer than that of another process
+    model.read_weights()  # its error is clearer than that of another process
     say(f"converting {model.card.name} for OpenVINO, once: about a minute")
     with tempfile.TemporaryDirectory(prefix="hemoscan-") as name:
         folder = Path(name)

@@ -49,6 +49,7 @@ class OpenVinoEngine:
         EngineError
             If OpenVINO is not installed, or cannot take the model.
         """
+        model.read_weights()  # a damaged installation is an error, whether or not its IR is in the cache
         self._precision = precision
         ov = import_openvino()
         config: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": HINTS[precision]}

@@ -15,7 +15,6 @@ from hemoscan import devices, engines, machine, openvino_engine
 from hemoscan.engines import BATCH_SIZES, EngineChoice, choose_engine
 from hemoscan.errors import DeviceError, EngineError, OptionError
 
-
 Pretend = Callable[..., None]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hemoscan import openvino_engine
 from hemoscan.card import Model
 from hemoscan.engine import TorchEngine
-from hemoscan.errors import EngineError
+from hemoscan.errors import CardError, EngineError
 from hemoscan.networks import MappedClassifier, load_classifier
 from hemoscan.openvino_engine import OpenVinoEngine
 from hemoscan.phantom import make_phantom, write_phantom
@@ -87,6 +87,13 @@ def test_no_images_have_no_logits(engine: OpenVinoEngine, images: NDArray[np.uin
 
 def test_the_engine_says_what_it_runs_on(engine: OpenVinoEngine):
     assert engine.describe() == {"name": "openvino", "device": "cpu", "precision": "fp32"}
+
+
+@pytest.mark.usefixtures("engine")
+def test_changed_weights_are_refused_though_the_cache_is_warm(untrained: Model, tmp_path: Path):
+    (tmp_path / untrained.card.weights).write_bytes(b"changed")
+    with pytest.raises(CardError, match="SHA-256"):
+        OpenVinoEngine(Model(untrained.card, tmp_path), "fp32")
 
 
 def test_a_graph_that_openvino_cannot_read_is_an_error(untrained: Model, monkeypatch: pytest.MonkeyPatch):
