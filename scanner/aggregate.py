@@ -21,6 +21,8 @@ class Study:
     n_skipped: int = 0
     n_errors: int = 0
     newest_mtime: float | None = None
+    example: str = ""
+    """Path of one of its slices, for what only a header tells."""
     top: list[tuple[float, str]] = field(default_factory=list)
     """The highest probabilities and the names of their slices, as a heap."""
 
@@ -44,6 +46,7 @@ class Study:
         if decoded.mtime is not None:
             self.newest_mtime = max(self.newest_mtime or decoded.mtime, decoded.mtime)
         if row.probability is not None:
+            self.example = self.example or decoded.path
             name = decoded.path if decoded.frame in (None, 1) else f"{decoded.path}#{decoded.frame}"
             push = heapq.heappush if len(self.top) < TOP_SLICES else heapq.heappushpop
             push(self.top, (row.probability, name))

@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,14 +19,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from hemoscan import NOTICE, __version__
-from hemoscan.errors import CardError, HemoscanError, OptionError, OutputError
+from hemoscan.errors import CardError, HemoscanError, LockedError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from hemoscan.card import Model
+    from hemoscan.engines import EngineChoice
+    from hemoscan.resilient import ResilientEngine
     from hemoscan.results import Results
     from hemoscan.scan import Report, ScanOptions
 
 EXIT_FAILED = 1
+EXIT_LOCKED = 75  # EX_TEMPFAIL: worth another try
 DEFAULT_MODEL = "densenet-bias"
 DEFAULT_OUTPUT = "hemoscan.csv"
 
@@ -85,6 +88,8 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; what was saved is kept", 130)
+    except LockedError as error:
+        _fail(str(error), EXIT_LOCKED)
     except HemoscanError as error:
         _fail(str(error), EXIT_FAILED)
     except BrokenPipeError:
@@ -124,6 +129,39 @@ def check_finite(_ctx: click.Context, _param: click.Parameter, value: float | No
     if value is not None and not math.isfinite(value):
         raise click.BadParameter(f"{value} is not in the range 0<=x<=1.")
     return value
+
+
+def check_seconds(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is no time that passes."""
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise click.BadParameter(f"{value}; legal: seconds, 0 or more.")
+    return value
+
+
+def load_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    """Take the values of a config file as defaults of the command's options."""
+    if path is None:
+        return None
+    from hemoscan.config import read_config  # noqa: PLC0415
+
+    names = {name.lstrip("-") for param in ctx.command.params for name in param.opts + param.secondary_opts}
+    legal = {name for name in names if len(name) > 1} - {"help", "config"}
+    values = read_config(path, legal)
+    for param in ctx.command.params:  # a switch's other name, such as resume for rescan, is its opposite
+        for opposite in (name.lstrip("-").replace("-", "_") for name in param.secondary_opts):
+            if opposite in values:
+                values[str(param.name)] = not values.pop(opposite)
+    ctx.default_map = {name: _as_typed(name, value) for name, value in values.items()}
+    return path
+
+
+def _as_typed(name: str, value: object) -> object:
+    """Return a value as the command line would have it, so that it is checked as there."""
+    if name == "paths":
+        return [str(each) for each in value] if isinstance(value, list) else [str(value)]
+    if isinstance(value, list):
+        return ",".join(str(each) for each in value)
+    return value if isinstance(value, bool) else str(value)
 
 
 def parse_window(text: str) -> tuple[float, float]:
@@ -196,33 +234,122 @@ def parse_window(text: str) -> tuple[float, float]:
     help="Unwrap wrapped 12-bit values (RSNA's defect).",
 )
 @click.option("--limit", type=click.IntRange(1), help="Stop after so many files: for a trial.")
+@click.option(
+    "--rescan/--resume",
+    default=False,
+    help="Score everything again / only what is new, changed, or scored by other means.  [default: resume]",
+)
+@click.option(
+    "--settle",
+    type=float,
+    default=0,
+    metavar="SECONDS",
+    callback=check_seconds,
+    help="Leave studies whose newest file is younger: they are still arriving.",
+)
+@click.option(
+    "--order", type=click.Choice(["name", "newest"]), default="name", show_default=True, help="Which files come first."
+)
+@click.option(
+    "--time-budget",
+    type=float,
+    metavar="SECONDS",
+    callback=check_seconds,
+    help="Begin no batch after so long; the next run goes on from there.",
+)
+@click.option("--prune", is_flag=True, help="Forget files that are gone.")
+@click.option("--identifiers", is_flag=True, help="Add patient_id, accession_number, study_date to the worklist.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Database of what was scanned.  [default: in the user's state folder, one an output]",
+)
+@click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Append a log to this file.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log's lines."
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_eager=True,
+    callback=load_config,
+    help="TOML file of these options by their long names, and paths; the command line wins.",
+)
+@click.option("-v", "--verbose", count=True, help="Log to stderr, too: -v what happens, -vv all.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; notice and errors only.")
-def scan(paths: tuple[Path, ...], output: Path, quiet: bool, **options: Any) -> None:
+def scan(paths: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Score every CT slice under PATH... (folders, DICOM, PNG, JPEG, zips, DICOMDIRs) and flag likely hemorrhages.
 
     Exit codes: 0 done; 1 failed; 2 usage; 3 nothing to score was found; 4 done, with files that cannot be read;
-    130/143 interrupted, what was done is kept.
+    75 another run holds the lock; 130/143 interrupted, what was done is kept.
     """
     from hemoscan.card import find_model  # noqa: PLC0415
+    from hemoscan.lock import lock_paths, locked  # noqa: PLC0415
+    from hemoscan.logs import logging_to  # noqa: PLC0415
+    from hemoscan.state import default_path  # noqa: PLC0415
+
+    options["state"] = options["state"] or default_path(output)
+    files = (*lock_paths(options["state"]), options["log_file"])
+    own = {os.path.abspath(path) for path in files if path is not None}  # noqa: PTH100 - links stay as found
+    verbosity = -1 if options["quiet"] else options["verbose"]
+    with logging_to(options["log_file"], options["log_format"], verbosity):
+        model = find_model(options["model"])
+        with locked(options["state"]):
+            code = _scan_locked(paths, output, model, frozenset(own), options)
+    sys.exit(code)
+
+
+def _scan_locked(
+    paths: tuple[Path, ...], output: Path, model: Model, own: frozenset[str], options: dict[str, Any]
+) -> int:
+    """Scan while the state's lock is held; return the exit code."""
     from hemoscan.engines import choose_engine  # noqa: PLC0415
     from hemoscan.results import Results  # noqa: PLC0415
     from hemoscan.scan import Job  # noqa: PLC0415
     from hemoscan.scan import scan as run_scan  # noqa: PLC0415
+    from hemoscan.state import State  # noqa: PLC0415
+    from hemoscan.stopping import graceful  # noqa: PLC0415
 
-    model = find_model(options["model"])
     choice = choose_engine(options["engine"], options["device"], options["precision"], options["threads"])
     settings = _settings(model, choice.batch_size, options)
-    arguments = {"paths": [str(path) for path in paths], "output": str(output), "quiet": quiet, **options}
-    with Results(output) as results:
-        engine = choice.load(model, lambda text: None if quiet else click.echo(text, err=True))
-        if not quiet:
-            where = f"{choice.device} in {choice.precision} ({choice.name})"
+    arguments = {"paths": [str(path) for path in paths], "output": str(output), **_as_json(options)}
+    results = Results(output, identifiers=options["identifiers"])
+    log = logging.getLogger(__name__)
+
+    def say(text: str) -> None:
+        log.info("%s", text, extra={"shown": True})
+        if not options["quiet"]:
+            click.echo(text, err=True)
+
+    with State(options["state"]) as state:
+        engine = _engine(model, choice, say)
+        where = f"{choice.device} in {choice.precision} ({choice.name})"
+        log.info("%s on %s, state %s, output %s", model.card.name, where, state.path, output)
+        if not options["quiet"]:
             click.echo(f"{model.card.name} on {where}, flags from {settings.threshold:.4f}", err=True)
-        with _progress(quiet) as progress:
-            report = run_scan(Job(paths, model, engine, settings, arguments), results, progress)
-        if not quiet:
-            click.echo(_summary(report, results), err=True)
-    sys.exit(report.return_code)
+        job = Job(paths, model, engine, settings, arguments, own)
+        with graceful() as stop, _progress(options["quiet"]) as progress:
+            report = run_scan(job, results, state, progress, stop)
+    for line in (summary := _summary(report, results)).splitlines():
+        log.info("%s", line, extra={"shown": True})
+    if not options["quiet"]:
+        click.echo(summary, err=True)
+    if stop.signal is None:
+        return report.return_code
+    raise KeyboardInterrupt if stop.signal == signal.SIGINT else Terminated(128 + stop.signal)
+
+
+def _as_json(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
+def _engine(model: Model, choice: EngineChoice, say: Callable[[str], None]) -> ResilientEngine:
+    """Load the model; should a GPU fail, it is loaded again on the CPU."""
+    from hemoscan.engines import choose_engine  # noqa: PLC0415
+    from hemoscan.resilient import ResilientEngine  # noqa: PLC0415
+
+    fall_back = None if choice.device == "cpu" else lambda: choose_engine(device="cpu").load(model, say)
+    return ResilientEngine(choice.load(model, say), fall_back)
 
 
 def _settings(model: Model, batch_size: int, options: dict[str, Any]) -> ScanOptions:
@@ -246,6 +373,11 @@ def _settings(model: Model, batch_size: int, options: dict[str, Any]) -> ScanOpt
         batch_size=options["batch_size"] or batch_size,
         workers=options["workers"] or min(max(usable_cores(), 2), 16),
         limit=options["limit"],
+        rescan=options["rescan"],
+        settle=options["settle"],
+        newest_first=options["order"] == "newest",
+        time_budget=options["time_budget"],
+        prune=options["prune"],
     )
 
 
@@ -266,11 +398,13 @@ def _progress(quiet: bool) -> Iterator[Any]:
 def _summary(report: Report, results: Results) -> str:
     """Return what was done, in at most 80 columns."""
     counts = report.counts
-    rate = counts["ok"] / report.seconds if report.seconds else 0.0
+    rate = report.scored / report.seconds if report.seconds else 0.0
+    known = [f"{report.known} files known from earlier runs, {report.scored} slices scored now"] if report.known else []
     return "\n".join(
         (
             f"{counts['ok']} slices scored, {report.flagged} flagged, in {len(results.studies)} studies",
             f"{counts['skipped']} skipped, {counts['error']} unreadable, of {report.files} files",
+            *known,
             f"{report.seconds:.1f} s, {rate:.1f} slices/s",
             f"slices    {results.slices_path}",
             f"worklist  {results.studies_path}",

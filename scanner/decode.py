@@ -39,7 +39,8 @@ def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded
     try:
         kind, content = _read(entry, reader)
     except Exception as error:  # damaged archives raise zlib.error, BadZipFile, NotImplementedError, OSError and more
-        return [replace(blank, status=ERROR, reason=f"cannot be read: {error}")]
+        passing = isinstance(error, OSError | MemoryError)
+        return [replace(blank, status=ERROR, reason=f"cannot be read: {error}", passing=passing)]
     if kind == DICOM:
         return _decode_dicom(content, blank, options)
     if kind == RASTER:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import gdcm
 import numpy as np
@@ -13,7 +14,9 @@ import pydicom
 import pydicom.config
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
 from pydicom.pixels.utils import pixel_array
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -82,6 +85,20 @@ def identify(header: Dataset) -> Identity:
         instance_number=integer(header, "InstanceNumber"),
         z_mm=_position(header, header),
     )
+
+
+def read_first_values(file: BinaryIO, keywords: Sequence[str]) -> list[str]:
+    """Return the first value of each keyword, "" for those that are absent, reading no further than the last of them.
+
+    For what stands before the pixels of a file whose header was read before, or is cut short: "" for all if it cannot
+    be parsed.
+    """
+    tags: list[BaseTag | int] = [Tag(keyword) for keyword in keywords]
+    try:
+        header = read_partial(file, stop_when=lambda tag, vr, length: tag > max(tags), force=True, specific_tags=tags)
+    except Exception:  # pydicom raises whatever a damaged file leads it to
+        return [""] * len(tags)
+    return [uid(header, keyword) for keyword in keywords]
 
 
 def check_eligible(header: Dataset) -> None:

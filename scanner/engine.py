@@ -36,7 +36,3 @@ class TorchEngine:
             # Apple GPUs have no float64.
             logits = [self._classifier(torch.from_numpy(part).to(self._device)).cpu().double() for part in parts]
         return torch.cat(logits).numpy()
-
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return probabilities of hemorrhage, of shape (n,), for inputs of shape (n, size, size)."""
-        return 1 / (1 + np.exp(-self.logits(images)))

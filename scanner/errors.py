@@ -43,6 +43,14 @@ class OutputError(HemoscanError, OSError):
     """An output that cannot be written."""
 
 
+class StateError(OutputError):
+    """A state, of what was scanned before, that cannot be used."""
+
+
+class LockedError(HemoscanError, RuntimeError):
+    """Another run holds the lock of the state."""
+
+
 class DeviceError(HemoscanError, ValueError):
     """A device that this machine lacks."""
 

@@ -76,10 +76,6 @@ class OpenVinoEngine:
         """Return logits of hemorrhage, of shape (n,), for inputs of shape (n, size, size)."""
         return self.logits_and_maps(images)[0]
 
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return probabilities of hemorrhage, of shape (n,), for inputs of shape (n, size, size)."""
-        return 1 / (1 + np.exp(-self.logits(images)))
-
     def logits_and_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Return logits of shape (n,) and class activation maps of shape (n, h, w), whose means are the logits."""
         logits = np.empty(len(images))

@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from hemoscan.errors import OutputError
+
+# A cell that begins so is a formula to a spreadsheet (OWASP, CSV Injection).
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")  # and their full-width forms
+
+
+def neutralise(text: str) -> str:
+    """Return a text as a cell that no spreadsheet runs: behind an apostrophe, if it begins like a formula.
+
+    `restore` undoes it: a text that already has apostrophes before such a beginning gets one more.
+
+    >>> neutralise("=1+1"), neutralise("'=1+1"), neutralise("/a/=b")
+    ("'=1+1", "''=1+1", '/a/=b')
+    """
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA_STARTS) else text
+
+
+def restore(cell: str) -> str:
+    """Return the text that `neutralise` was given.
+
+    >>> restore("'=1+1"), restore("''=1+1"), restore("'tis")
+    ('=1+1', "'=1+1", "'tis")
+    """
+    return cell[1:] if cell.startswith("'") and neutralise(cell) != cell else cell
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -44,6 +69,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             raise
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that a process killed in `write_atomically` of this path left behind."""
+    path = Path(os.path.realpath(path))
+    leftover = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp")  # as mkstemp names them
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):  # noqa: PTH208 - names suffice
+            if leftover.fullmatch(name):
+                (path.parent / name).unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,16 +6,16 @@ import csv
 import io
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from hemoscan.aggregate import Study, Worklist
 from hemoscan.errors import OptionError, OutputError
-from hemoscan.outputs import write_atomically
+from hemoscan.identifiers import COLUMNS, read_identifiers
+from hemoscan.outputs import neutralise, remove_leftovers, write_atomically
 from hemoscan.slices import PROBABILITY_DIGITS, Row
 from hemoscan.sniff import DICOM, HEAD_BYTES, RASTER, ZIP, sniff
 
@@ -47,15 +47,20 @@ STUDY_COLUMNS = (
     "newest_file",
 )
 SEPARATOR = " | "
-# Rows wait in memory up to here, then in a nameless file beside the outputs.
-SPOOL_BYTES = 2**20
 
 
 class Results:
-    """Collects rows and writes `NAME.csv`, `NAME.studies.csv` and `NAME.run.json`, each whole or not at all."""
+    """Writes `NAME.csv`, `NAME.studies.csv` and `NAME.run.json`, each whole or not at all."""
 
-    def __init__(self, output: Path) -> None:
-        """Check that the outputs can be written, before hours of work.
+    def __init__(self, output: Path, *, identifiers: bool = False) -> None:
+        """Check that the outputs can be written, before hours of work; remove what a killed run left half written.
+
+        Parameters
+        ----------
+        output
+            The path of the slices' CSV.
+        identifiers
+            Whether the worklist has PatientID, AccessionNumber and StudyDate.
 
         Raises
         ------
@@ -69,55 +74,72 @@ class Results:
         self.slices_path = output
         self.studies_path = output.with_suffix(".studies.csv")
         self.record_path = output.with_suffix(".run.json")
+        self._identifiers = _Identifiers() if identifiers else None
+        self.studies: list[Study] = []
+        """The studies last published, the most urgent first."""
         for path in (self.slices_path, self.studies_path, self.record_path):
             _check_replaceable(path)
-        self._worklist = Worklist()
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(output.parent))  # noqa: SIM115 - closed in __exit__
             with tempfile.TemporaryFile(dir=output.parent):
                 pass
         except OSError as error:
             raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
-        self._spool.write(_line(SLICE_COLUMNS))
-
-    def __enter__(self) -> Results:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._spool.close()
+        for path in (self.slices_path, self.studies_path, self.record_path):
+            remove_leftovers(path)
 
     @property
     def paths(self) -> frozenset[str]:
         """Absolute paths of the three files."""
         return frozenset(map(os.path.abspath, (self.slices_path, self.studies_path, self.record_path)))
 
-    @property
-    def studies(self) -> list[Study]:
-        """Studies so far, the most urgent first."""
-        return list(self._worklist.ranked())
+    def publish(self, rows: Iterable[Row], record: Callable[[], dict[str, Any]]) -> None:
+        """Write the three files; a reader sees those of before or these, never half of one.
 
-    def add(self, row: Row) -> None:
-        """Take a row in; it is on the disk after the next `publish`."""
-        try:
-            self._spool.write(_line(_slice_cells(row)))
-        except OSError as error:
-            raise OutputError(f"{self.slices_path}: cannot be written: {error.strerror or error}") from error
-        self._worklist.add(row)
+        Parameters
+        ----------
+        rows
+            All rows of the slices' CSV; streamed.
+        record
+            Called for the run record, after the rows.
 
-    def publish(self, record: dict[str, Any]) -> None:
-        """Write the three files as of now; a reader sees those of before or these, never half of one."""
-        self._spool.seek(0)
-        write_atomically(self.slices_path, lambda file: shutil.copyfileobj(self._spool, file))
-        self._spool.seek(0, io.SEEK_END)
+        Raises
+        ------
+        OutputError
+            If one cannot be written.
+        """
+        worklist = Worklist()
+
+        def write_slices(file: IO[bytes]) -> None:
+            file.write(_line(SLICE_COLUMNS))
+            for row in rows:
+                file.write(_line(_slice_cells(row)))
+                worklist.add(row)
+
+        write_atomically(self.slices_path, write_slices)
+        self.studies = list(worklist.ranked())
         write_atomically(self.studies_path, lambda file: file.writelines(self._study_lines()))
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(record(), indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.record_path, lambda file: file.write(_encode(text)))
 
     def _study_lines(self) -> Iterator[bytes]:
-        yield _line(STUDY_COLUMNS)
-        for rank, study in enumerate(self._worklist.ranked(), start=1):
-            yield _line(_study_cells(rank, study))
+        added = self._identifiers
+        yield _line(STUDY_COLUMNS if added is None else (*STUDY_COLUMNS, *COLUMNS))
+        for rank, study in enumerate(self.studies, start=1):
+            cells = _study_cells(rank, study)
+            yield _line(cells if added is None else (*cells, *map(neutralise, added.of(study))))
+
+
+class _Identifiers:
+    """The identifiers of studies, each read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    def of(self, study: Study) -> tuple[str, ...]:
+        if study.uid not in self._known:
+            self._known[study.uid] = read_identifiers(study.example)
+        return self._known[study.uid]
 
 
 def _check_replaceable(path: Path) -> None:
@@ -137,19 +159,19 @@ def _check_replaceable(path: Path) -> None:
 def _slice_cells(row: Row) -> tuple[object, ...]:
     decoded, identity = row.decoded, row.decoded.identity
     return (
-        decoded.path,
+        neutralise(decoded.path),
         decoded.frame,
-        identity.study_uid,
-        identity.series_uid,
-        identity.sop_uid,
+        neutralise(identity.study_uid),
+        neutralise(identity.series_uid),
+        neutralise(identity.sop_uid),
         identity.instance_number,
         None if identity.z_mm is None else f"{identity.z_mm:.3f}",
         None if row.probability is None else f"{row.probability:.{PROBABILITY_DIGITS}f}",
         None if row.flag is None else int(row.flag),
         decoded.status,
-        decoded.reason,
-        row.model,
-        "; ".join(decoded.notes),
+        neutralise(decoded.reason),
+        neutralise(row.model),
+        neutralise("; ".join(decoded.notes)),
     )
 
 
@@ -157,14 +179,14 @@ def _study_cells(rank: int, study: Study) -> tuple[object, ...]:
     newest = study.newest_mtime
     return (
         rank,
-        study.uid,
+        neutralise(study.uid),
         study.n_slices,
         study.n_flagged,
         study.n_skipped,
         study.n_errors,
         None if study.score is None else f"{study.score:.{PROBABILITY_DIGITS}f}",
         None if study.score is None else int(study.n_flagged > 0),
-        SEPARATOR.join(study.top_slices),
+        neutralise(SEPARATOR.join(study.top_slices)),
         _utc(newest),
     )
 

@@ -1,21 +1,22 @@
-"""One scan: entries are decoded ahead in threads, scored in batches, written in the order in which they were met."""
+"""One scan: what is new is decoded ahead, scored in batches and kept; the CSVs are written from what is kept."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hemoscan import NOTICE, __version__
 from hemoscan.card import Model
@@ -23,25 +24,24 @@ from hemoscan.decode import DecodeOptions, decode
 from hemoscan.dicom import configure_pydicom
 from hemoscan.errors import OutputError
 from hemoscan.machine import describe_machine
+from hemoscan.resilient import Engine
 from hemoscan.results import Results
-from hemoscan.slices import ERROR, OK, PROBABILITY_DIGITS, SKIPPED, Decoded, Row
+from hemoscan.selection import Settling, newest_first
+from hemoscan.slices import ERROR, OK, SKIPPED, Decoded, Row, to_probability
 from hemoscan.sources import Entry, Reader, find_entries
+from hemoscan.state import Scored, State
+from hemoscan.stopping import Stop
 
 PUBLISH_SECONDS = 30.0
 # Rewriting takes at most one part in so many of the time, however long the files have become.
 PUBLISH_SHARE = 20
 FILES_AHEAD_PER_WORKER = 8
 BYTES_AHEAD = 512 * 2**20
+# Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
+PREPROCESSING_VERSION = 1
+RUNNING, DONE, STOPPED, INTERRUPTED = "running", "done", "out of time", "interrupted"
 
-
-class Engine(Protocol):
-    """What scores inputs."""
-
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return probabilities of shape (n,) for inputs of shape (n, size, size)."""
-
-    def describe(self) -> dict[str, str]:
-        """Return name, device and precision, for the run record."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,16 @@ class ScanOptions:
     """Threads that read and decode."""
     limit: int | None = None
     """Files after which to stop; None for all."""
+    rescan: bool = False
+    """Whether files that are known and unchanged are scored again."""
+    settle: float = 0.0
+    """Seconds for which the files of a study must be unchanged before it is scored."""
+    newest_first: bool = False
+    """Whether files are taken by falling time of change, not by name."""
+    time_budget: float | None = None
+    """Seconds after which no batch is begun; None for no end."""
+    prune: bool = False
+    """Whether to forget files that are gone."""
 
 
 @dataclass
@@ -65,10 +75,18 @@ class Report:
     """What a scan did, so far."""
 
     counts: dict[str, int] = field(default_factory=lambda: {OK: 0, SKIPPED: 0, ERROR: 0})
-    """Rows by status."""
+    """Rows by status: those made, and once published, all in the CSV."""
     flagged: int = 0
     files: int = 0
+    """Files met."""
+    known: int = 0
+    """Of these, not looked into, since they are known from an earlier run."""
+    scored: int = 0
+    """Slices that this run scored."""
+    pruned: int = 0
+    """Files that were forgotten."""
     seconds: float = 0.0
+    state: str = RUNNING
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -95,19 +113,31 @@ class Job:
     options: ScanOptions
     arguments: dict[str, Any]
     """What the user asked for, for the run record."""
+    own: frozenset[str] = frozenset()
+    """Absolute paths of files of the run's own, such as its log, beyond its results and its state."""
 
 
-def scan(job: Job, results: Results, progress: Callable[[Report], None] = lambda report: None) -> Report:
-    """Scan and write the results: every 30 s, at the end, and when interrupted.
+def scan(
+    job: Job,
+    results: Results,
+    state: State,
+    progress: Callable[[Report], None] = lambda report: None,
+    stop: Stop | None = None,
+) -> Report:
+    """Score what the state does not know; write the results every 30 s, at the end, and when interrupted.
 
     Parameters
     ----------
     job
         What to scan, with what.
     results
-        Takes the rows.
+        Writes the rows.
+    state
+        Knows what was scanned before, and keeps what is scored: after every batch.
     progress
-        Called after every row.
+        Called after every row that is made.
+    stop
+        Asks to end after the batch that is being scored.
 
     Returns
     -------
@@ -117,65 +147,149 @@ def scan(job: Job, results: Results, progress: Callable[[Report], None] = lambda
     Raises
     ------
     OutputError
-        If the results cannot be written.
+        If the results or the state cannot be written.
     """
     configure_pydicom()
-    report = Report()
-    machine = describe_machine()
-    clock = time.monotonic()
-
-    def publish(state: str) -> None:
-        report.seconds = time.monotonic() - clock
-        results.publish(run_record(report, job, machine, state=state))
-
-    due = clock + PUBLISH_SECONDS
+    run = _Run(job, results, state, Stop() if stop is None else stop)
     try:
-        with contextlib.closing(_rows(job, report, results.paths)) as rows:
-            for row in rows:
-                results.add(row)
-                report.add(row)
-                progress(report)
-                if time.monotonic() > due:
-                    due = _publish_meanwhile(publish)
+        run.go(progress)
     except BaseException:
         with contextlib.suppress(OutputError):  # which would hide the cause
-            publish("interrupted")
+            run.publish(INTERRUPTED)
         raise
-    publish("done")
-    return report
+    if job.options.prune and run.ending() == DONE:
+        run.report.pruned = state.prune(map(str, job.paths))
+    run.publish(run.ending())
+    return run.report
 
 
-def _publish_meanwhile(publish: Callable[[str], None]) -> float:
-    """Publish during a scan; return when to do so again.
+@dataclass
+class _File:
+    """A file that is being scored: it is kept once all of its frames are."""
 
-    A failure is not the end: a spreadsheet that has the file open will close it, a share will come back.
-    """
-    started = time.monotonic()
-    with contextlib.suppress(OutputError):
-        publish("running")
-    ended = time.monotonic()
-    return ended + max(PUBLISH_SECONDS, PUBLISH_SHARE * (ended - started))
+    position: int
+    entry: Entry
+    frames: int = 0
+    scored: list[Scored] = field(default_factory=list)
 
 
-def _rows(job: Job, report: Report, own: frozenset[str]) -> Generator[Row, None, None]:
-    """Yield the rows of what is found, but for the scan's own outputs, which may lie in a scanned folder."""
-    options = job.options
-    with Reader() as reader:
-        found = (entry for entry in find_entries(job.paths) if entry.path not in own)
-        entries = itertools.islice(_counted(found, report), options.limit)
-        with contextlib.closing(_decoded(entries, reader, options)) as decoded:
-            for batch in _batches(decoded, options.batch_size):
-                yield from _score(batch, job)
+class _Run:
+    """A scan that is going on."""
+
+    def __init__(self, job: Job, results: Results, state: State, stop: Stop) -> None:
+        self.report = Report()
+        self._job, self._results, self._state, self._stop = job, results, state, stop
+        self._machine = describe_machine()
+        self._clock = time.monotonic()
+        self._own = results.paths | state.paths | job.own
+        self._waiting: deque[_File] = deque()
+        self._settling: Settling | None = None
+
+    def ending(self) -> str:
+        """Return how the run would end now."""
+        if self._stop:
+            return INTERRUPTED
+        budget = self._job.options.time_budget
+        return DONE if budget is None or time.monotonic() - self._clock < budget else STOPPED
+
+    def go(self, progress: Callable[[Report], None]) -> None:
+        """Score what is new, batch after batch."""
+        options = self._job.options
+        self._state.use(settings_key(self._job))
+        if options.settle:
+            self._settling = Settling(self._job.paths, options.settle)
+        due = self._clock + PUBLISH_SECONDS
+        with Reader() as reader, contextlib.closing(_decoded(self._new_entries(), reader, options)) as decoded:
+            for batch in _batches(self._frames(decoded), options.batch_size):
+                if self.ending() != DONE:
+                    break
+                for row in self._score(batch):
+                    self.report.add(row)
+                    self.report.scored += row.decoded.status == OK
+                    progress(self.report)
+                self._state.commit()
+                if time.monotonic() > due:
+                    due = self._publish_meanwhile()
+        self._state.commit()
+
+    def publish(self, state: str) -> None:
+        """Write the three files: of what was met, and before the end also of what is known and was not met yet."""
+        self._state.checkpoint()
+        self.report.seconds = time.monotonic() - self._clock
+        self.report.state = state
+        self._results.publish(
+            self._rows(unmet=state != DONE), lambda: run_record(self.report, self._job, self._machine)
+        )
+        _log.debug("results written: %s", state)
+
+    def _publish_meanwhile(self) -> float:
+        """Publish during a scan; return when to do so again.
+
+        A failure is not the end: a spreadsheet that has the file open will close it, a share will come back.
+        """
+        started = time.monotonic()
+        try:
+            self.publish(RUNNING)
+        except OutputError as error:
+            _log.warning("results not refreshed: %s", error)
+        ended = time.monotonic()
+        return ended + max(PUBLISH_SECONDS, PUBLISH_SHARE * (ended - started))
+
+    def _rows(self, *, unmet: bool) -> Iterator[Row]:
+        """Yield all rows of the CSV, and count them."""
+        report = self.report
+        report.counts, report.flagged = {OK: 0, SKIPPED: 0, ERROR: 0}, 0
+        scored = self._state.rows()
+        if unmet:
+            scored = itertools.chain(scored, self._state.rows_not_met(map(str, self._job.paths)))
+        for item in scored:
+            row = _row(*item, self._job)
+            report.add(row)
+            yield row
+
+    def _new_entries(self) -> Iterator[Entry]:
+        """Yield what is found and not known, but for the run's own files, which may lie in a scanned folder."""
+        options = self._job.options
+        found = (entry for entry in find_entries(self._job.paths) if entry.path not in self._own)
+        entries: Iterable[Entry] = newest_first(found) if options.newest_first else found
+        for position, entry in enumerate(itertools.islice(entries, options.limit)):
+            if self.ending() != DONE:
+                return
+            self.report.files += 1
+            file = None if options.rescan or entry.error or entry.skipped else self._state.find(entry)
+            if file is not None:
+                self._state.meet(position, file)
+                self.report.known += 1
+                continue
+            taken = entry if self._settling is None else self._settling.hold(entry)
+            self._waiting.append(_File(position, taken))
+            yield taken
+
+    def _frames(self, decoded: Iterable[list[Decoded]]) -> Iterator[tuple[_File, Decoded]]:
+        """Yield the frames of each file with the file: they come in the order in which the files were given."""
+        for frames in decoded:
+            file = self._waiting.popleft()
+            file.frames = len(frames)
+            for frame in frames:
+                yield file, frame if self._settling is None else self._settling.hold_back(frame)
+
+    def _score(self, batch: list[tuple[_File, Decoded]]) -> Iterator[Row]:
+        """Score a batch, and give the state the files that are thereby complete."""
+        images = [decoded.image for _, decoded in batch if decoded.image is not None]
+        logits = iter(self._job.engine.logits(np.stack(images)).tolist() if images else ())
+        self._state.use(settings_key(self._job))  # the engine may have lost its device
+        for file, decoded in batch:
+            scored = _with_logit(decoded, None if decoded.image is None else next(logits))
+            file.scored.append(scored)
+            if len(file.scored) == file.frames:
+                self._state.add(file.position, file.entry, file.scored)
+            if scored[0].status == ERROR:
+                _log.info("error: %s: %s", decoded.path, scored[0].reason)
+            yield _row(*scored, self._job)
 
 
-def _counted(entries: Iterable[Entry], report: Report) -> Iterator[Entry]:
-    for entry in entries:
-        report.files += 1
-        yield entry
-
-
-def _decoded(entries: Iterator[Entry], reader: Reader, options: ScanOptions) -> Generator[Decoded, None, None]:
-    """Decode in threads, a bounded number of files and bytes ahead, and yield in the entries' order."""
+def _decoded(entries: Iterator[Entry], reader: Reader, options: ScanOptions) -> Generator[list[Decoded], None, None]:
+    """Decode in threads, a bounded number of files and bytes ahead; yield each file's frames, in the files' order."""
     files_ahead = max(options.workers * FILES_AHEAD_PER_WORKER, 2 * options.batch_size)
     waiting: deque[tuple[int, Future[list[Decoded]]]] = deque()
     with ThreadPoolExecutor(options.workers) as pool:
@@ -183,21 +297,21 @@ def _decoded(entries: Iterator[Entry], reader: Reader, options: ScanOptions) -> 
             for entry in entries:
                 waiting.append((entry.size, pool.submit(decode, entry, reader, options.decoding)))
                 while len(waiting) >= files_ahead or sum(size for size, _ in waiting) > BYTES_AHEAD:
-                    yield from waiting.popleft()[1].result()
+                    yield waiting.popleft()[1].result()
             while waiting:
-                yield from waiting.popleft()[1].result()
+                yield waiting.popleft()[1].result()
         finally:
             for _, future in waiting:
                 future.cancel()
 
 
-def _batches(decoded: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
-    """Yield lists with `size` images each (the last with fewer), and whatever rows without image stand between them."""
-    batch: list[Decoded] = []
+def _batches(frames: Iterable[tuple[_File, Decoded]], size: int) -> Iterator[list[tuple[_File, Decoded]]]:
+    """Yield lists with `size` images each (the last with fewer), and the frames without image that stand between."""
+    batch: list[tuple[_File, Decoded]] = []
     images = 0
-    for item in decoded:
+    for item in frames:
         batch.append(item)
-        images += item.image is not None
+        images += item[1].image is not None
         if images == size or len(batch) >= 64 * size:
             yield batch
             batch, images = [], 0
@@ -205,26 +319,39 @@ def _batches(decoded: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
         yield batch
 
 
-def _score(batch: list[Decoded], job: Job) -> Iterator[Row]:
+def _with_logit(decoded: Decoded, logit: float | None) -> Scored:
+    """Let go of the image; a logit that is no number makes the slice an error."""
+    if logit is None or math.isfinite(logit):
+        return replace(decoded, image=None), logit
+    reason = f"the network returned {logit}"
+    return replace(decoded, image=None, status=ERROR, reason=reason, passing=True), None
+
+
+def _row(decoded: Decoded, logit: float | None, job: Job) -> Row:
     model = job.model.card.name
-    images = [item.image for item in batch if item.image is not None]
-    probabilities = iter(job.engine.probabilities(np.stack(images)).tolist() if images else ())
-    for item in batch:
-        if item.image is None:
-            yield Row(item, None, None, model)
-            continue
-        probability = next(probabilities)
-        if math.isfinite(probability):
-            # As written, so that the flag is what a reader of the CSV would compute.
-            probability = round(probability, PROBABILITY_DIGITS)
-            yield Row(item, probability, probability >= job.options.threshold, model)
-        else:
-            yield Row(
-                replace(item, image=None, status=ERROR, reason=f"the network returned {probability}"), None, None, model
-            )
+    if logit is None:
+        return Row(decoded, None, None, model)
+    probability = to_probability(logit)
+    return Row(decoded, probability, probability >= job.options.threshold, model)
 
 
-def run_record(report: Report, job: Job, machine: dict[str, object], *, state: str) -> dict[str, Any]:
+def settings_key(job: Job) -> str:
+    """Return all that a logit depends on, besides the file: what was scored by another key is scored again."""
+    engine = job.engine.describe()
+    decoding = job.options.decoding
+    key = {
+        "weights": job.model.card.sha256,
+        "preprocessing": PREPROCESSING_VERSION,
+        "input": asdict(decoding.spec),
+        "png_window": decoding.png_window,
+        "repair_12_bit": decoding.repair_12_bit,
+        "engine": engine.get("name"),
+        "precision": engine.get("precision"),
+    }
+    return json.dumps(key, sort_keys=True)
+
+
+def run_record(report: Report, job: Job, machine: dict[str, object]) -> dict[str, Any]:
     """Return the run record: what ran, with what, on what, and how far it came."""
     return {
         "hemoscan": __version__,
@@ -233,11 +360,16 @@ def run_record(report: Report, job: Job, machine: dict[str, object], *, state: s
         "sha256": job.model.card.sha256,
         "threshold": job.options.threshold,
         "arguments": job.arguments,
-        "engine": {**job.engine.describe(), "batch_size": job.options.batch_size},
+        "engine": {
+            **job.engine.describe(),
+            "batch_size": job.options.batch_size,
+            "notes": getattr(job.engine, "notes", []),
+        },
         "machine": machine,
         "counts": {"files": report.files, **report.counts, "flagged": report.flagged},
+        "of_these": {"files_known": report.known, "slices_scored": report.scored, "files_pruned": report.pruned},
         "started": report.started.isoformat(timespec="seconds"),
-        "finished": None if state == "running" else datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": None if report.state == RUNNING else datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(report.seconds, 3),
-        "state": state,
+        "state": report.state,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,18 @@ class Decoded:
     status: str = OK
     reason: str = ""
     """Why the status is not ok."""
+    passing: bool = False
+    """Whether another try may do better with the same file: a share that was away, a machine short of memory."""
+
+
+def to_probability(logit: float) -> float:
+    """Return the probability, 0 to 1, of a logit, rounded to what is written, so that a reader computes the same flag.
+
+    >>> to_probability(0.0), to_probability(-1000.0)
+    (0.5, 0.0)
+    """
+    smaller = math.exp(-abs(logit))  # of either sign, never above 1
+    return round((1 if logit >= 0 else smaller) / (1 + smaller), PROBABILITY_DIGITS)
 
 
 @dataclass(frozen=True)

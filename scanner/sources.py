@@ -41,6 +41,8 @@ class Entry:
     """Name within the zip, if it is a member of one."""
     position: int | None = None
     """Of the member in the zip's directory, since two members may have one name; None: found by name."""
+    mtime_ns: int | None = None
+    """Time of last change, ns since 1970, to tell whether a file has changed; None where unknown."""
 
     @property
     def file(self) -> str:
@@ -103,7 +105,7 @@ class _Walk:
             elif not stat.S_ISREG(status.st_mode):
                 yield Entry(path, status.st_mtime, skipped="not a regular file")
             else:
-                yield from self._find_in_file(Entry(path, status.st_mtime, status.st_size))
+                yield from self._find_in_file(Entry(path, status.st_mtime, status.st_size, mtime_ns=status.st_mtime_ns))
 
     def _list(self, path: str, status: os.stat_result) -> list[str] | Entry:
         """Return the names in a folder, in order, or an entry that says why it is not looked into."""
@@ -180,7 +182,7 @@ def _find_in_zip(entry: Entry) -> Iterator[Entry]:
     for i, member in members:
         path = f"{entry.path}!{member.filename}"
         forbidden = _forbidden(member)
-        yield Entry(path, entry.mtime, member.file_size, forbidden, member=member.filename, position=i)
+        yield replace(entry, path=path, size=member.file_size, error=forbidden, member=member.filename, position=i)
 
 
 def _forbidden(member: zipfile.ZipInfo) -> str | None:

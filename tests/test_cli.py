@@ -30,18 +30,17 @@ class Engine:
     calls = 0
     def __init__(self, *args): pass
     def describe(self): return {"name": "fake", "device": "cpu", "precision": "fp32"}
-    def probabilities(self, images):
+    def logits(self, images):
         self.calls += 1
         if self.calls == 3:
             act()
-        return images.mean(axis=(1, 2)) / 255
+        return images.mean(axis=(1, 2)) / 255 - 1
 
 def act():
     if action == "raise":
         raise RuntimeError("boom\\nand more")
     if action != "none":
         os.kill(os.getpid(), int(action))
-        time.sleep(60)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fakes = {
@@ -145,9 +144,12 @@ def test_a_signal_ends_the_scan_and_keeps_what_was_done(
     run = drive(number.value, "scan", study, "-m", card_path, "-o", "out.csv", "-b", "2", cwd=tmp_path)
     assert run.returncode == code, run.stderr
     assert run.stdout == ""
+    assert "finishing the batch" in run.stderr
     assert "what was saved is kept" in run.stderr
     assert "Traceback" not in run.stderr
-    assert [row["status"] for row in rows_of(tmp_path / "out.csv")] == ["ok"] * 4
+    assert [row["status"] for row in rows_of(tmp_path / "out.csv")] == ["ok"] * 6, (
+        "the third batch, of two, is finished"
+    )
     record = json.loads((tmp_path / "out.run.json").read_text(encoding="utf-8"))
     assert record["state"] == "interrupted"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.run.json", "out.studies.csv"]

@@ -16,11 +16,24 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
     frozenset({"scan"}),
-    frozenset({"results", "decode", "engines"}),
+    frozenset({"results", "decode", "engines", "state", "selection"}),
     frozenset({"engine", "openvino_engine", "exporting"}),
-    frozenset({"aggregate", "sources", "networks", "devices", "phantom", "ir_cache", "openvino_runtime"}),
+    frozenset(
+        {
+            "aggregate",
+            "sources",
+            "networks",
+            "devices",
+            "phantom",
+            "ir_cache",
+            "openvino_runtime",
+            "schema",
+            "identifiers",
+        }
+    ),
     frozenset({"dicom", "raster", "preprocess"}),
     frozenset({"card", "slices", "sniff", "outputs", "machine"}),
+    frozenset({"config", "lock", "logs", "resilient", "stopping", "text"}),
     frozenset({"errors"}),
 )
 CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command"}

@@ -6,7 +6,7 @@ import csv
 import gc
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
-from hemoscan import results as results_module
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.decode import DecodeOptions
 from hemoscan.errors import OptionError, OutputError
@@ -23,6 +22,7 @@ from hemoscan.phantom import make_phantom, write_dicom
 from hemoscan.results import Results
 from hemoscan.scan import Job, ScanOptions, scan
 from hemoscan.slices import Decoded, Identity, Row
+from hemoscan.state import State
 
 SLICES_HEADER = (
     "path,frame,study_uid,series_uid,sop_uid,instance_number,z_mm,probability,flag,status,reason,model,notes"
@@ -41,10 +41,8 @@ def bad_row(status: str, path: str = "/study/2.dcm", reason: str = "why") -> Row
 
 
 def write(output: Path, rows: Sequence[Row]) -> Results:
-    with Results(output) as results:
-        for row in rows:
-            results.add(row)
-        results.publish({"state": "done"})
+    results = Results(output)
+    results.publish(rows, lambda: {"state": "done"})
     return results
 
 
@@ -137,18 +135,26 @@ def test_an_unflagged_study_has_flag_0(tmp_path: Path):
     assert (study["flag"], study["score"]) == ("0", "0.200000")
 
 
-def test_rows_are_added_between_publications(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(results_module, "SPOOL_BYTES", 200)
-    with Results(tmp_path / "out.csv") as results:
-        for number in range(1, 8):
-            results.add(ok_row(path=f"/study/{number}.dcm"))
-            results.publish({"number": number})
-            assert [row["path"] for row in cells(tmp_path / "out.csv")] == [
-                f"/study/{known}.dcm" for known in range(1, number + 1)
-            ]
-            assert json.loads((tmp_path / "out.run.json").read_text(encoding="utf-8")) == {"number": number}
-        assert [study.n_slices for study in results.studies] == [7]
+def test_publishing_again_replaces_what_was_there(tmp_path: Path):
+    results = Results(tmp_path / "out.csv")
+    for number in range(1, 8):
+        rows = [ok_row(path=f"/study/{known}.dcm") for known in range(1, number + 1)]
+        results.publish(iter(rows), lambda: {"number": number})  # noqa: B023 - called at once
+        assert [row["path"] for row in cells(tmp_path / "out.csv")] == [row.decoded.path for row in rows]
+        assert json.loads((tmp_path / "out.run.json").read_text(encoding="utf-8")) == {"number": number}
+        assert [study.n_slices for study in results.studies] == [number]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.run.json", "out.studies.csv"]
+
+
+def test_the_record_is_asked_for_after_the_rows(tmp_path: Path):
+    seen: list[str] = []
+
+    def rows() -> Iterator[Row]:
+        seen.append("row")
+        yield ok_row()
+
+    Results(tmp_path / "out.csv").publish(rows(), lambda: {"seen": list(seen)})
+    assert json.loads((tmp_path / "out.run.json").read_text(encoding="utf-8")) == {"seen": ["row"]}
 
 
 def test_a_new_run_replaces_the_files_of_the_one_before(tmp_path: Path):
@@ -158,9 +164,18 @@ def test_a_new_run_replaces_the_files_of_the_one_before(tmp_path: Path):
 
 
 def test_nothing_is_written_before_the_first_publication(tmp_path: Path):
-    with Results(tmp_path / "out.csv") as results:
-        results.add(ok_row())
-        assert list(tmp_path.iterdir()) == []
+    Results(tmp_path / "out.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path):
+    for name in (".out.csv.abcd1234.tmp", ".out.run.json.a_cd1234.tmp"):
+        (tmp_path / name).touch()
+    kept = {".out.csv.backup.tmp", "out.csv.abcd1234.tmp", ".other.csv.abcd1234.tmp"}
+    for name in kept:
+        (tmp_path / name).touch()
+    Results(tmp_path / "out.csv")
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 @pytest.mark.parametrize("place", ["file/out.csv", "file/deeper/out.csv"])
@@ -177,7 +192,7 @@ def test_an_unwritable_output_is_told_before_the_work(tmp_path: Path, place: str
 class ZeroEngine:
     """Scores 0."""
 
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         return np.zeros(len(images))
 
     def describe(self) -> dict[str, str]:
@@ -222,8 +237,9 @@ def test_no_output_holds_what_identifies_a_patient(tmp_path: Path, caplog: pytes
     for share in (0.1, 0.3, 0.5, 0.9):
         (folder / f"cut at {share}").write_bytes(whole[: int(share * len(whole))])
     model = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "0" * 64), tmp_path)
-    with Results(tmp_path / "out.csv") as results:
-        scan(Job([folder], model, ZeroEngine(), ScanOptions(DecodeOptions(BRAIN), 0.5, 4, 2), {}), results)
+    with State(tmp_path / "state" / "state") as state:
+        job = Job([folder], model, ZeroEngine(), ScanOptions(DecodeOptions(BRAIN), 0.5, 4, 2), {})
+        scan(job, Results(tmp_path / "out.csv"), state)
     statuses = {row["status"] for row in cells(tmp_path / "out.csv")}
     assert statuses == {"ok", "skipped", "error"}
     written = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("out.*")) + caplog.text
@@ -252,9 +268,7 @@ def test_an_output_is_a_regular_file(output: Path):
 
 @pytest.mark.parametrize("mtime", [1e18, -1e18, 2.6e11])
 def test_a_time_that_no_calendar_has_is_left_out(tmp_path: Path, mtime: float):
-    with Results(tmp_path / "out.csv") as results:
-        results.add(Row(Decoded("/a", "/", mtime, 1), 0.5, True, "m"))
-        results.publish({})
+    write(tmp_path / "out.csv", [Row(Decoded("/a", "/", mtime, 1), 0.5, True, "m")])
     with (tmp_path / "out.studies.csv").open(newline="") as file:
         (study,) = csv.DictReader(file)
     assert study["newest_file"] == ""

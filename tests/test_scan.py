@@ -24,12 +24,20 @@ from hemoscan.card import BRAIN, Card, Model
 from hemoscan.engine import TorchEngine
 from hemoscan.errors import OutputError
 from hemoscan.phantom import make_phantom, write_dicom, write_png
+from hemoscan.resilient import Engine
 from hemoscan.results import SLICE_COLUMNS, Results
-from hemoscan.scan import Engine, Job, Report, ScanOptions
-from hemoscan.slices import Decoded
+from hemoscan.scan import Job, Report, ScanOptions
+from hemoscan.slices import Decoded, Row
 from hemoscan.sources import Entry, Reader
+from hemoscan.state import State, default_path
 
 MODEL = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "0" * 64), Path("nowhere"))
+
+
+def logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    clipped = np.clip(probabilities, 1e-9, 1 - 1e-9)
+    logits: NDArray[np.float64] = np.log(clipped / (1 - clipped))
+    return logits
 
 
 class MeanEngine:
@@ -39,11 +47,10 @@ class MeanEngine:
         self.hook = hook
         self.batches: list[int] = []
 
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         self.batches.append(len(images))
         self.hook(len(self.batches))
-        scores: NDArray[np.float64] = images.mean(axis=(1, 2)) / 255
-        return scores
+        return logit(images.mean(axis=(1, 2)) / 255)
 
     def describe(self) -> dict[str, str]:
         return {"name": "mean", "device": "none", "precision": "exact"}
@@ -54,8 +61,8 @@ def run(
 ) -> Report:
     settings = {"threshold": 0.05, "batch_size": 3, "workers": 2, **options}
     job = Job(list(paths), model, engine or MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), **settings), {})
-    with Results(output) as results:
-        return scan.scan(job, results)
+    with State(default_path(output)) as state:
+        return scan.scan(job, Results(output), state)
 
 
 def rows_of(output: Path) -> list[dict[str, str]]:
@@ -120,12 +127,7 @@ def test_the_engine_is_given_full_batches(study: Path, tmp_path: Path, batch_siz
 def test_slices_at_the_threshold_are_flagged(study: Path, tmp_path: Path):
     run([study / "dicom"], tmp_path / "first.csv")
     scores = sorted(float(row["probability"]) for row in rows_of(tmp_path / "first.csv"))
-
-    class Exact(MeanEngine):
-        def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-            return np.round(super().probabilities(images), 6)
-
-    report = run([study / "dicom"], tmp_path / "out.csv", Exact(), threshold=scores[3])
+    report = run([study / "dicom"], tmp_path / "out.csv", MeanEngine(), threshold=scores[3])
     flags = {float(row["probability"]): row["flag"] for row in rows_of(tmp_path / "out.csv")}
     assert flags == {score: str(int(score >= scores[3])) for score in scores}
     assert report.flagged == sum(score >= scores[3] for score in scores)
@@ -267,14 +269,20 @@ def test_the_run_record_says_what_ran(study: Path, tmp_path: Path):
     job = Job(
         [study], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 4, 2), {"paths": ["caf\udce9"]}
     )
-    with Results(tmp_path / "out.csv") as results:
-        scan.scan(job, results)
+    with State(tmp_path / "state") as state:
+        scan.scan(job, Results(tmp_path / "out.csv"), state)
     record = record_of(tmp_path / "out.csv")
     assert record["notice"] == NOTICE
     assert record["hemoscan"] == __version__
     assert (record["model"], record["sha256"]) == ("densenet-bias", "0" * 64)
     assert record["threshold"] == 0.05
-    assert record["engine"] == {"name": "mean", "device": "none", "precision": "exact", "batch_size": 4}
+    assert record["engine"] == {
+        "name": "mean",
+        "device": "none",
+        "precision": "exact",
+        "batch_size": 4,
+        "notes": [],
+    }
     assert record["arguments"] == {"paths": ["caf\udce9"]}
     assert record["seconds"] >= 0
     assert record["state"] == "done"
@@ -304,8 +312,9 @@ def test_an_interrupted_scan_keeps_what_was_done(
 def test_progress_is_told_of_every_row(study: Path, tmp_path: Path):
     seen: list[int] = []
     job = Job([study], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 4, 2), {})
-    with Results(tmp_path / "out.csv") as results:
-        scan.scan(job, results, lambda report: seen.append(sum(report.counts.values())))
+    with State(tmp_path / "state") as state:
+        results = Results(tmp_path / "out.csv")
+        scan.scan(job, results, state, lambda report: seen.append(sum(report.counts.values())))
     assert seen == list(range(1, 18))
 
 
@@ -388,8 +397,9 @@ def test_rows_without_image_do_not_wait_for_a_batch_without_end(tmp_path: Path):
         (folder / f"{number:03d}.txt").write_text("text", encoding="utf-8")
     waiting: list[int] = []
     job = Job([folder], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 1, 1), {})
-    with Results(tmp_path / "out.csv") as results:
-        scan.scan(job, results, lambda report: waiting.append(report.files - report.counts["skipped"]))
+    with State(tmp_path / "state") as state:
+        results = Results(tmp_path / "out.csv")
+        scan.scan(job, results, state, lambda report: waiting.append(report.files - report.counts["skipped"]))
     assert max(waiting) <= 64 + scan.FILES_AHEAD_PER_WORKER
 
 
@@ -427,8 +437,8 @@ def test_batch_sizes_agree(untrained: Model, engine: TorchEngine, study: Path, o
 
 def test_a_score_that_is_no_number_is_an_error(study: Path, tmp_path: Path):
     class Broken(MeanEngine):
-        def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-            return np.where(np.arange(len(images)) == 0, np.nan, super().probabilities(images))
+        def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+            return np.where(np.arange(len(images)) == 0, np.nan, super().logits(images))
 
     report = run([study / "png"], tmp_path / "out.csv", Broken(), batch_size=4)
     rows = rows_of(tmp_path / "out.csv")
@@ -444,11 +454,11 @@ def test_a_refresh_that_fails_does_not_end_the_scan(study: Path, tmp_path: Path,
     monkeypatch.setattr(scan, "PUBLISH_SHARE", 0)
     publish, failures = Results.publish, []
 
-    def fail_at_first(self: Results, record: dict[str, Any]) -> None:
-        if record["state"] == "running" and len(failures) < 2:
-            failures.append(record)
+    def fail_at_first(self: Results, rows: Iterable[Row], record: Callable[[], dict[str, Any]]) -> None:
+        if record()["state"] == "running" and len(failures) < 2:
+            failures.append(record())
             raise OutputError("a spreadsheet has it open")
-        publish(self, record)
+        publish(self, rows, record)
 
     monkeypatch.setattr(Results, "publish", fail_at_first)
     run([study], tmp_path / "out.csv")
@@ -458,8 +468,8 @@ def test_a_refresh_that_fails_does_not_end_the_scan(study: Path, tmp_path: Path,
 
 def test_the_flag_is_that_of_the_written_probability(study: Path, tmp_path: Path):
     class JustBelow(MeanEngine):
-        def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-            return np.full(len(images), 0.5 - 1e-9)
+        def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+            return np.full(len(images), -4e-9)
 
     run([study / "png"], tmp_path / "out.csv", JustBelow(), threshold=0.5)
     assert {(row["probability"], row["flag"]) for row in rows_of(tmp_path / "out.csv")} == {("0.500000", "1")}

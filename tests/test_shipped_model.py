@@ -12,7 +12,7 @@ from hemoscan.card import find_model, has_weights
 from hemoscan.decode import DecodeOptions, decode
 from hemoscan.engine import TorchEngine
 from hemoscan.phantom import make_phantom, write_dicom, write_png
-from hemoscan.slices import OK
+from hemoscan.slices import OK, to_probability
 from hemoscan.sources import Reader, find_entries
 
 MODEL = "densenet-bias"
@@ -32,7 +32,8 @@ def score(engine: TorchEngine, paths: list[Path]) -> np.ndarray:
     with Reader() as reader:
         decoded = [item for entry in find_entries(paths) for item in decode(entry, reader, options)]
     assert {item.status for item in decoded} == {OK}
-    return engine.probabilities(np.stack([item.image for item in decoded if item.image is not None]))
+    logits = engine.logits(np.stack([item.image for item in decoded if item.image is not None]))
+    return np.array([to_probability(logit) for logit in logits])
 
 
 def test_card_says_what_was_trained_and_measured():
@@ -71,5 +72,5 @@ def test_card_figures_are_those_of_the_weights(engine: TorchEngine):
 
     card = find_model(MODEL).card
     _, validation = load_splits(need_shared("unibuc-brain-ad"), card.input, limit=200)
-    auc = roc_auc_score(validation.labels, engine.probabilities(validation.images))
+    auc = roc_auc_score(validation.labels, engine.logits(validation.images))
     assert auc == pytest.approx(card.metrics["auc"], abs=0.1)

@@ -1,0 +1,49 @@
+"""What `--identifiers` adds to the worklist: read from a file of each study when it is written, kept nowhere else."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import IO
+
+from hemoscan.dicom import read_first_values
+from hemoscan.sniff import DICOM, sniff
+
+COLUMNS = ("patient_id", "accession_number", "study_date")
+KEYWORDS = ("PatientID", "AccessionNumber", "StudyDate")
+HEAD_BYTES = 2**16
+
+
+def read_identifiers(path: str) -> tuple[str, ...]:
+    """Return PatientID (0010,0020), AccessionNumber (0008,0050), StudyDate (0008,0020) of a file that was scanned.
+
+    Parameters
+    ----------
+    path
+        As in the slices' CSV: members of a zip as `archive.zip!member`.
+
+    Returns
+    -------
+    tuple of str
+        In the order of `COLUMNS`; empty for what is absent, for files that are no DICOM, or are gone.
+    """
+    try:
+        with _open(path) as file:
+            head = file.read(HEAD_BYTES)
+    except Exception:  # damaged archives raise many kinds
+        return ("",) * len(KEYWORDS)
+    return tuple(read_first_values(io.BytesIO(head), KEYWORDS)) if sniff(head) == DICOM else ("",) * len(KEYWORDS)
+
+
+def _open(path: str) -> IO[bytes]:
+    """Open a file, or a member of a zip: the archive is the first part of the path that is a file."""
+    if Path(path).is_file():
+        return Path(path).open("rb")
+    at = path.find("!")
+    while at >= 0:
+        if Path(path[:at]).is_file():
+            with zipfile.ZipFile(path[:at]) as archive:
+                return archive.open(path[at + 1 :])  # the archive's file stays open until its members are closed
+        at = path.find("!", at + 1)
+    raise FileNotFoundError(path)
