@@ -293,7 +293,10 @@ def test_a_bad_option_is_a_usage_error_that_names_the_legal_values(
 
 
 def test_a_scan_with_every_option(two_slices: Path, card_path: Path, tmp_path: Path):
-    options = "-d cpu --engine openvino --threads 1 --precision fp32 -b 1 -j 1 --threshold 1 --window 40,80 --png-window 40,80 --limit 1 -q"
+    options = (
+        "-d cpu --engine openvino --threads 1 --precision fp32 -b 1 -j 1 "
+        "--threshold 1 --window 40,80 --png-window 40,80 --limit 1 -q"
+    )
     result = invoke(
         "scan", two_slices, "-m", card_path, "-o", tmp_path / "out.csv", "--no-repair-12bit", *options.split()
     )
