@@ -69,6 +69,7 @@ def to_openvino(program: ExportedProgram, card: Card) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = ov.convert_model(program)
+    graph.reshape([-1, card.input.size, card.input.size])  # the conversion leaves all three open
     graph.inputs[0].get_tensor().set_names({INPUT})
     for output, name in zip(graph.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})

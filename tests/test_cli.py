@@ -195,12 +195,13 @@ def test_a_wrong_call_exits_with_2_and_says_how(tmp_path: Path, arguments: tuple
 def test_the_whole_program(two_slices: Path, card_path: Path, untrained: Model, tmp_path: Path):
     run = python(
         *("-m", "hemoscan", "scan", two_slices, "-m", card_path, "-d", "cpu", "--precision", "fp32"),
+        *("--engine", "torch"),
         *("-b", "2", "-j", "2", "--threshold", "0.25", "-o", "new/out.csv"),
         cwd=tmp_path,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
-    assert run.stderr.splitlines()[1] == "densenet-bias on cpu in fp32, flags from 0.2500"
+    assert run.stderr.splitlines()[1] == "densenet-bias on cpu in fp32 (torch), flags from 0.2500"
     rows = rows_of(tmp_path / "new" / "out.csv")
     assert [row["path"] for row in rows] == sorted(str(path) for path in two_slices.iterdir())
     assert all(row["flag"] == str(int(float(row["probability"]) >= 0.25)) for row in rows)
@@ -274,6 +275,10 @@ BAD_OPTIONS: list[tuple[tuple[str, ...], str]] = [
     (("--png-window", "40,-80"), "width above 0 to 65536"),
     (("--png-window", "40,inf"), "width above 0 to 65536"),
     (("-m", "nonsense"), ", ".join(MODEL_NAMES)),
+    (("--engine", "onnx"), "'auto', 'torch', 'openvino'"),
+    (("--engine", "openvino", "-d", "cuda"), "legal: auto, cpu"),
+    (("--precision", "int8"), "'auto', 'fp32', 'bf16'"),
+    (("--threads", "0"), "1<=x<=1024"),
     (("-d", "toaster"), "auto, cpu, cuda, cuda:N, mps"),
     (("-o", "."), "directory"),
 ]
@@ -290,7 +295,10 @@ def test_a_bad_option_is_a_usage_error_that_names_the_legal_values(
 
 
 def test_a_scan_with_every_option(two_slices: Path, card_path: Path, tmp_path: Path):
-    options = "-d cpu --precision fp32 -b 1 -j 1 --threshold 1 --window 40,80 --png-window 40,80 --limit 1 -q"
+    options = (
+        "-d cpu --engine openvino --threads 1 --precision fp32 -b 1 -j 1 "
+        "--threshold 1 --window 40,80 --png-window 40,80 --limit 1 -q"
+    )
     result = invoke(
         "scan", two_slices, "-m", card_path, "-o", tmp_path / "out.csv", "--no-repair-12bit", *options.split()
     )

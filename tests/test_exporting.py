@@ -21,6 +21,8 @@ from hemoscan.exporting import compare, export, main, sample
 from hemoscan.networks import load_classifier
 from hemoscan.openvino_runtime import import_openvino
 
+TRACE = exporting.trace
+
 
 @pytest.fixture(scope="module")
 def program(untrained: Model) -> Any:
@@ -141,7 +143,10 @@ def test_onnx_without_its_packages_says_what_to_install(
         export(untrained, tmp_path / "model.onnx", "onnx")
 
 
-def test_a_conversion_that_fails_says_why(untrained: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_conversion_that_fails_says_why(
+    untrained: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(exporting, "trace", TRACE)
     card = untrained.folder / "untrained.json"
     assert main([str(card), str(tmp_path), str(tmp_path / "model.xml")]) == 1
     assert "cannot be read" in capsys.readouterr().err
