@@ -161,7 +161,7 @@ def _as_typed(name: str, value: object) -> object:
         return [str(each) for each in value] if isinstance(value, list) else [str(value)]
     if isinstance(value, list):
         return ",".join(str(each) for each in value)
-    return value if isinstance(value, bool) else str(value)
+    return str(value)
 
 
 def parse_window(text: str) -> tuple[float, float]:
@@ -324,7 +324,7 @@ def _scan_locked(
     with State(options["state"]) as state:
         engine = _engine(model, choice, say)
         where = f"{choice.device} in {choice.precision} ({choice.name})"
-        log.info("%s on %s, state %s, output %s", model.card.name, where, state.path, output)
+        log.info("%s on %s, state %s, output %s", model.card.name, where, state.path, output, extra={"shown": True})
         if not options["quiet"]:
             click.echo(f"{model.card.name} on {where}, flags from {settings.threshold:.4f}", err=True)
         job = Job(paths, model, engine, settings, arguments, own)

@@ -115,6 +115,7 @@ def logging_to(file: Path | None, form: str, verbosity: int) -> Iterator[None]:
     finally:
         for handler in handlers:
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # what is left to write, on a full disk
+                handler.close()
         logger.setLevel(before)
         logger.propagate = propagate

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -79,7 +80,17 @@ def open_database(path: Path) -> sqlite3.Connection:
     except StateError:
         raise
     except (OSError, sqlite3.Error) as error:
-        raise StateError(f"state {path}: cannot be used: {getattr(error, 'strerror', None) or error}") from error
+        raise state_error(path, error) from error
+
+
+def state_error(path: Path, error: Exception) -> StateError:
+    """Return what is told of an error of the system or of SQLite, whose texts for a full disk are several."""
+    text = getattr(error, "strerror", None) or str(error)
+    try:
+        full = shutil.disk_usage(path.parent).free < 2**16
+    except OSError:
+        full = False
+    return StateError(f"state {path}: cannot be used: {text}{' (no space left on device)' if full else ''}")
 
 
 def _make_private(path: Path) -> None:
@@ -146,7 +157,8 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]])
         connection.execute(f"PRAGMA user_version = {len(migrations)}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # SQLite ends it itself on a full disk
+            connection.execute("ROLLBACK")
         raise
 
 

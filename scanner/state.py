@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from hemoscan.errors import StateError
-from hemoscan.schema import COMPANIONS, open_database
+from hemoscan.schema import COMPANIONS, open_database, state_error
 from hemoscan.slices import Decoded, Identity
 from hemoscan.sources import Entry
 from hemoscan.text import to_bytes, to_text
@@ -180,7 +179,7 @@ class State:
         try:
             yield
         except (sqlite3.Error, OverflowError) as error:
-            raise StateError(f"state {self.path}: cannot be used: {error}") from error
+            raise state_error(self.path, error) from error
 
 
 def _key(entry: Entry) -> tuple[bytes, int]:

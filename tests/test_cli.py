@@ -20,6 +20,7 @@ from hemoscan import NOTICE, __version__, card
 from hemoscan.card import MODEL_NAMES, Model
 from hemoscan.cli import cli
 from hemoscan.errors import HemoscanError
+from hemoscan.lock import locked
 from hemoscan.phantom import make_phantom, write_dicom, write_png
 
 # `main` with a network that scores by the mean and acts at its third batch: a real scan, without importing torch.
@@ -192,6 +193,29 @@ def test_a_wrong_call_exits_with_2_and_says_how(tmp_path: Path, arguments: tuple
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_second_run_on_a_state_exits_with_75_before_anything_else(study: Path, card_path: Path, tmp_path: Path):
+    with locked(tmp_path / "state"):
+        run = drive("none", "scan", study, "-m", card_path, "-o", "out.csv", "--state", "state", cwd=tmp_path)
+    assert run.returncode == 75
+    (line,) = run.stderr.splitlines()[1:]
+    assert line.startswith("hemoscan: state state: another run holds its lock: process ")
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("output", ["out.csv", "new/out.csv"])
+def test_a_second_scan_says_what_was_known(study: Path, card_path: Path, tmp_path: Path, output: str):
+    arguments = ("scan", study, "-m", card_path, "-o", output)
+    assert "known" not in drive("none", *arguments, cwd=tmp_path).stderr
+    content = (tmp_path / output).read_bytes()
+    run = drive("none", *arguments, "-v", "--log-file", "scan.log", "--log-format", "json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "8 files known from earlier runs, 0 slices scored now" in run.stderr
+    assert (tmp_path / output).read_bytes() == content
+    messages = [json.loads(line)["message"] for line in (tmp_path / "scan.log").read_text().splitlines()]
+    assert any("densenet-bias on cpu" in message for message in messages)
+    assert all(run.stderr.count(message) <= 1 for message in messages), "nothing is shown twice"
+
+
 def test_the_whole_program(two_slices: Path, card_path: Path, untrained: Model, tmp_path: Path):
     run = python(
         *("-m", "hemoscan", "scan", two_slices, "-m", card_path, "-d", "cpu", "--precision", "fp32"),
@@ -256,6 +280,12 @@ def test_the_version():
 
 
 BAD_OPTIONS: list[tuple[tuple[str, ...], str]] = [
+    (("--settle", "-1"), "legal: seconds, 0 or more"),
+    (("--settle", "nan"), "legal: seconds, 0 or more"),
+    (("--time-budget", "inf"), "legal: seconds, 0 or more"),
+    (("--order", "size"), "'name', 'newest'"),
+    (("--log-format", "xml"), "'text', 'json'"),
+    (("--config", "absent.toml"), "cannot be read"),
     (("--precision", "fp8"), "'auto', 'fp32', 'bf16'"),
     (("-b", "0"), "1<=x<=4096"),
     (("-b", "4097"), "1<=x<=4096"),

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from hypothesis import given, strategies
 
 from hemoscan.errors import HemoscanError, OutputError
-from hemoscan.outputs import write_atomically
+from hemoscan.outputs import neutralise, restore, write_atomically
 
 
 @pytest.fixture
@@ -51,6 +52,21 @@ def test_a_writer_that_fails_half_way_changes_nothing(tmp_path: Path, old: bytes
         write_atomically(path, lambda file: fail_half_way(error, file))
     assert [found.name for found in tmp_path.iterdir()] == ([] if old is None else ["out.csv"])
     assert old is None or path.read_bytes() == old
+
+
+TEXTS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1", "'=1", "''-1", "'tis", "/a/=b", "", "'", "a=b"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_cell_begins_like_a_formula_and_all_come_back(text: str):
+    cell = neutralise(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d"))
+    assert restore(cell) == text
+
+
+@given(strategies.text("'=+-@\ta"))
+def test_every_text_comes_back(text: str):
+    assert restore(neutralise(text)) == text
 
 
 def test_a_full_disk_changes_nothing_and_is_told(tmp_path: Path):

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.decode import DecodeOptions
 from hemoscan.errors import OptionError, OutputError
+from hemoscan.logs import logging_to
+from hemoscan.outputs import restore
 from hemoscan.phantom import make_phantom, write_dicom
 from hemoscan.results import Results
 from hemoscan.scan import Job, ScanOptions, scan
@@ -221,7 +223,10 @@ DEFECTS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_no_output_holds_what_identifies_a_patient(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_nothing_written_holds_what_identifies_a_patient(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], form: str
+):
     (first, *_) = write_dicom(make_phantom(size=64, slices=8), tmp_path / "made")
     folder = tmp_path / "in"
     folder.mkdir()
@@ -237,14 +242,56 @@ def test_no_output_holds_what_identifies_a_patient(tmp_path: Path, caplog: pytes
     for share in (0.1, 0.3, 0.5, 0.9):
         (folder / f"cut at {share}").write_bytes(whole[: int(share * len(whole))])
     model = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "0" * 64), tmp_path)
-    with State(tmp_path / "state" / "state") as state:
+    with logging_to(tmp_path / "out.log", form, 2), State(tmp_path / "out.sqlite") as state:
         job = Job([folder], model, ZeroEngine(), ScanOptions(DecodeOptions(BRAIN), 0.5, 4, 2), {})
         scan(job, Results(tmp_path / "out.csv"), state)
+        beside = b"".join(path.read_bytes() for path in tmp_path.glob("out.sqlite*"))
+    logged = (tmp_path / "out.log").read_text(encoding="utf-8")
+    unreadable = [row for row in cells(tmp_path / "out.csv") if row["status"] == "error"]
+    assert logged.count("error: ") == len(unreadable) > 0, "every unreadable file is logged"
     statuses = {row["status"] for row in cells(tmp_path / "out.csv")}
     assert statuses == {"ok", "skipped", "error"}
-    written = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("out.*")) + caplog.text
-    leaked = [value for value in (*IDENTIFYING.values(), "Phantom", "Medicus", "Nosocomium") if value in written]
-    assert leaked == []
+    written = beside + b"".join(path.read_bytes() for path in tmp_path.glob("out.*"))
+    shown = "".join(capsys.readouterr()) + caplog.text
+    values = (*IDENTIFYING.values(), "Phantom", "Medicus", "Nosocomium")
+    assert [value for value in values if value.encode() in written or value in shown] == []
+
+
+def test_identifiers_stand_in_the_worklist_alone_if_asked_for(tmp_path: Path):
+    (first, *_) = write_dicom(make_phantom(size=64, slices=8), tmp_path / "made")
+    header = pydicom.dcmread(first)
+    for keyword, value in {**IDENTIFYING, "PatientID": "=PHANTOM"}.items():
+        setattr(header, keyword, value)
+    header.save_as(first)
+    for path in (tmp_path / "made").iterdir():
+        if path != first:
+            path.unlink()
+    model = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "0" * 64), tmp_path)
+    with logging_to(tmp_path / "out.log", "json", 2), State(tmp_path / "out.sqlite") as state:
+        job = Job([first], model, ZeroEngine(), ScanOptions(DecodeOptions(BRAIN), 0.5, 4, 2), {})
+        scan(job, Results(tmp_path / "out.csv", identifiers=True), state)
+    (study,) = cells(tmp_path / "out.studies.csv")
+    assert list(study)[-3:] == ["patient_id", "accession_number", "study_date"]
+    assert list(study.values())[-3:] == ["'=PHANTOM", "ACC7731", "20191224"]
+    others = [path for path in tmp_path.glob("out.*") if path.name != "out.studies.csv"]
+    assert len(others) >= 4
+    for value in (b"PHANTOM", b"ACC7731", b"20191224"):
+        assert [path.name for path in others if value in path.read_bytes()] == []
+    assert "Maximus" not in (tmp_path / "out.studies.csv").read_text()
+
+
+def test_no_cell_of_text_begins_like_a_formula(tmp_path: Path):
+    odd = Identity("=1", "@2", "-3", -4, -5.5)
+    row = ok_row(path="+6", identity=odd, notes=("\t7",))
+    write(tmp_path / "out.csv", [row, bad_row("error", path="/study/8", reason="=cmd|' /C calc'!A0")])
+    scored, failed = cells(tmp_path / "out.csv")
+    texts = ("path", "study_uid", "series_uid", "sop_uid", "reason", "model", "notes")
+    assert [scored[name] for name in texts] == ["'+6", "'=1", "'@2", "'-3", "", "densenet-bias", "'\t7"]
+    assert (scored["instance_number"], scored["z_mm"]) == ("-4", "-5.500"), "numbers stay numbers"
+    assert failed["reason"] == "'=cmd|' /C calc'!A0"
+    assert [restore(scored[name]) for name in ("path", "study_uid", "notes")] == ["+6", "=1", "\t7"]
+    (study, _) = cells(tmp_path / "out.studies.csv")
+    assert (study["study_uid"], study["top_slices"]) == ("'=1", "'+6")
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,14 @@ import csv
 import hashlib
 import io
 import json
+import os
+import shutil
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import pydicom
@@ -22,14 +25,16 @@ from PIL import Image
 from hemoscan import NOTICE, __version__, decode, scan, sources
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.engine import TorchEngine
-from hemoscan.errors import OutputError
+from hemoscan.errors import OutputError, StateError
 from hemoscan.phantom import make_phantom, write_dicom, write_png
-from hemoscan.resilient import Engine
+from hemoscan.resilient import Engine, ResilientEngine
 from hemoscan.results import SLICE_COLUMNS, Results
 from hemoscan.scan import Job, Report, ScanOptions
+from hemoscan.selection import UNSETTLED
 from hemoscan.slices import Decoded, Row
 from hemoscan.sources import Entry, Reader
 from hemoscan.state import State, default_path
+from hemoscan.stopping import Stop
 
 MODEL = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "0" * 64), Path("nowhere"))
 
@@ -480,3 +485,224 @@ def test_few_bytes_are_decoded_ahead(study: Path, tmp_path: Path, monkeypatch: p
     output = tmp_path / "out.csv"
     run([study], output, batch_size=1, workers=5)
     assert len(rows_of(output)) == 17
+
+
+# What is known
+
+
+def paths_scored(study: Path, output: Path, **options: Any) -> int:
+    engine = MeanEngine()
+    run([study], output, engine, **options)
+    return sum(engine.batches)
+
+
+def test_a_later_run_scores_nothing_and_writes_the_same(study: Path, tmp_path: Path, reference: bytes):
+    assert paths_scored(study, tmp_path / "out.csv") == 16
+    assert paths_scored(study, tmp_path / "out.csv") == 0
+    assert (tmp_path / "out.csv").read_bytes() == reference
+    record = record_of(tmp_path / "out.csv")
+    assert record["of_these"] == {"files_known": 17, "slices_scored": 0, "files_pruned": 0}
+    assert record["counts"]["ok"] == 16
+
+
+def test_another_threshold_needs_no_new_scan(study: Path, tmp_path: Path):
+    run([study], tmp_path / "out.csv", threshold=0.0)
+    assert {row["flag"] for row in rows_of(tmp_path / "out.csv")} == {"1", ""}
+    assert paths_scored(study, tmp_path / "out.csv", threshold=1.0) == 0
+    assert {row["flag"] for row in rows_of(tmp_path / "out.csv")} == {"0", ""}
+
+
+def test_all_is_scored_again_if_asked(study: Path, tmp_path: Path):
+    run([study], tmp_path / "out.csv")
+    assert paths_scored(study, tmp_path / "out.csv", rescan=True) == 16
+
+
+@pytest.fixture
+def copied(study: Path, tmp_path: Path) -> Path:
+    """The DICOM slices, to change."""
+    return Path(shutil.copytree(study / "dicom", tmp_path / "in"))
+
+
+def test_what_is_new_or_changed_is_scored(copied: Path, tmp_path: Path):
+    first, second, third, *_ = sorted(copied.iterdir())
+    kept = third.read_bytes()
+    third.unlink()
+    run([copied], tmp_path / "out.csv")
+    second.write_bytes(first.read_bytes())
+    third.write_bytes(kept)
+    assert paths_scored(copied, tmp_path / "out.csv") == 2
+    rows = rows_of(tmp_path / "out.csv")
+    assert [row["path"] for row in rows] == sorted(map(str, copied.iterdir()))
+    assert rows[0]["probability"] == rows[1]["probability"]
+
+
+class OtherEngine(MeanEngine):
+    def __init__(self, **description: str) -> None:
+        super().__init__()
+        self.description = description
+
+    def describe(self) -> dict[str, str]:
+        return {**super().describe(), **self.description}
+
+
+@pytest.mark.parametrize(
+    ("description", "again"), [({"name": "b"}, 16), ({"precision": "b"}, 16), ({"device": "b"}, 0)]
+)
+def test_another_engine_or_precision_scores_again(study: Path, tmp_path: Path, description: dict[str, str], again: int):
+    run([study], tmp_path / "out.csv")
+    engine = OtherEngine(**description)
+    run([study], tmp_path / "out.csv", engine)
+    assert sum(engine.batches) == again
+
+
+def test_other_weights_or_another_input_score_again(study: Path, tmp_path: Path):
+    run([study], tmp_path / "out.csv")
+    other = replace(MODEL, card=replace(MODEL.card, sha256="1" * 64))
+    assert paths_scored(study, tmp_path / "out.csv", model=other) == 16
+    assert paths_scored(study, tmp_path / "out.csv", model=MODEL) == 0
+    decoding = decode.DecodeOptions(BRAIN, png_window=(40, 80))
+    job = Job([study], MODEL, MeanEngine(), ScanOptions(decoding, 0.05, 4, 2), {})
+    with State(default_path(tmp_path / "out.csv")) as state:
+        assert scan.scan(job, Results(tmp_path / "out.csv"), state).scored == 16
+
+
+def test_the_csv_covers_what_the_paths_hold(study: Path, tmp_path: Path):
+    run([study], tmp_path / "out.csv")
+    run([study / "png"], tmp_path / "out.csv")
+    assert len(rows_of(tmp_path / "out.csv")) == 8
+
+
+def test_a_scan_that_stops_still_shows_what_was_known(study: Path, tmp_path: Path):
+    run([study / "png"], tmp_path / "out.csv")
+
+    def stop(batch: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([study], tmp_path / "out.csv", MeanEngine(stop))
+    assert {Path(row["path"]).parent.name for row in rows_of(tmp_path / "out.csv")} == {"png"}
+    run([study], tmp_path / "out.csv")
+    assert len(rows_of(tmp_path / "out.csv")) == 17
+
+
+def test_a_scan_that_is_asked_to_stop_finishes_its_batch(study: Path, tmp_path: Path, reference: bytes):
+    stop = Stop()
+
+    def ask(batch: int) -> None:
+        if batch == 2:
+            stop.signal = 15
+
+    job = Job([study / "dicom"], MODEL, MeanEngine(ask), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 3, 2), {})
+    with State(tmp_path / "state") as state:
+        report = scan.scan(job, Results(tmp_path / "out.csv"), state, stop=stop)
+    assert (report.scored, report.state) == (6, "interrupted")
+    assert (tmp_path / "out.csv").read_bytes() == b"".join(reference.splitlines(keepends=True)[:7])
+
+
+def test_no_batch_is_begun_when_time_is_up(study: Path, tmp_path: Path):
+    assert paths_scored(study / "dicom", tmp_path / "out.csv", time_budget=0.0) == 0
+    assert record_of(tmp_path / "out.csv")["state"] == "out of time"
+    engine = MeanEngine(lambda batch: time.sleep(1.0))
+    run([study / "dicom"], tmp_path / "out.csv", engine, time_budget=0.9)
+    assert engine.batches == [3]
+    assert paths_scored(study / "dicom", tmp_path / "out.csv", time_budget=1e9) == 5
+    assert record_of(tmp_path / "out.csv")["state"] == "done"
+
+
+def test_the_newest_files_come_first(copied: Path, tmp_path: Path):
+    files = sorted(copied.iterdir())
+    for age, path in enumerate(files[4:] + files[:4]):
+        os.utime(path, (1_500_000_000 - age,) * 2)
+    run([copied], tmp_path / "out.csv", newest_first=True, limit=6)
+    assert [row["path"] for row in rows_of(tmp_path / "out.csv")] == [str(p) for p in files[4:] + files[:2]]
+
+
+def test_a_study_that_is_still_arriving_is_left(study: Path, copied: Path, tmp_path: Path):
+    for path in copied.iterdir():
+        os.utime(path, (1_500_000_000,) * 2)
+    late = copied / "late.dcm"
+    shutil.copy(study / "dicom" / "phantom-004.dcm", late)
+    assert paths_scored(copied, tmp_path / "out.csv", settle=1000.0) == 0
+    rows = rows_of(tmp_path / "out.csv")
+    assert {(row["status"], row["reason"]) for row in rows} == {("skipped", UNSETTLED)}
+    assert len(rows) == 9
+    os.utime(late, (1_500_000_000,) * 2)
+    assert paths_scored(copied, tmp_path / "out.csv", settle=1000.0) == 9
+
+
+def test_what_is_gone_is_forgotten_if_asked(copied: Path, tmp_path: Path):
+    run([copied], tmp_path / "out.csv")
+    next(copied.iterdir()).unlink()
+    assert run([copied], tmp_path / "out.csv").pruned == 0
+    assert len(rows_of(tmp_path / "out.csv")) == 7
+    assert run([copied], tmp_path / "out.csv", prune=True).pruned == 1
+    assert run([copied], tmp_path / "out.csv", prune=True).pruned == 0
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_tried_again(copied: Path, tmp_path: Path):
+    first = min(copied.iterdir())
+    first.chmod(0)
+    assert run([copied], tmp_path / "out.csv").counts["error"] == 1
+    first.chmod(0o600)
+    assert paths_scored(copied, tmp_path / "out.csv") == 1
+
+
+def test_a_file_that_cannot_be_read_for_now_is_tried_again_a_broken_one_is_not(
+    study: Path, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (copied / "broken.dcm").write_bytes((study / "dicom" / "phantom-004.dcm").read_bytes()[:-1000])
+    real = Reader.open
+
+    def fail(self: Reader, entry: Entry) -> IO[bytes]:
+        if entry.path.endswith("phantom-002.dcm"):
+            raise OSError(5, "Input/output error")
+        return real(self, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "open", fail)
+        assert run([copied], tmp_path / "out.csv").counts["error"] == 2
+    report = run([copied], tmp_path / "out.csv")
+    assert (report.counts["error"], report.scored, report.known) == (1, 1, 8)
+
+
+@pytest.mark.parametrize("place", ["csv", "state"])
+def test_a_full_disk_ends_the_scan_and_loses_nothing(
+    study: Path, tmp_path: Path, reference: bytes, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    run([study / "png"], tmp_path / "out.csv")
+    before = (tmp_path / "out.csv").read_bytes()
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if place == "csv":
+            patch.setattr(os, "fsync", full)
+        else:
+            patch.setattr(State, "add", lambda *_: (_ for _ in ()).throw(StateError("database or disk is full")))
+        with pytest.raises(OutputError, match=r"No space left on device|disk is full"):
+            run([study], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+    run([study], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == reference
+
+
+def test_a_device_lost_on_the_way_is_noted(study: Path, tmp_path: Path):
+    def lose(batch: int) -> None:
+        if batch == 2:
+            raise RuntimeError("CUDA error: the launch timed out")
+
+    lost = MeanEngine(lose)
+    engine = ResilientEngine(lost, lambda: OtherEngine(device="cpu", precision="fp32"))
+    report = run([study / "dicom"], tmp_path / "out.csv", engine)
+    assert report.scored == 8
+    record = record_of(tmp_path / "out.csv")["engine"]
+    assert record["device"] == "cpu"
+    assert record["notes"] == ["none failed (RuntimeError): going on with cpu in fp32"]
+    with State(default_path(tmp_path / "out.csv")) as state:
+        query = "SELECT text, count(*) FROM files JOIN settings ON settings = settings.id GROUP BY 1"
+        found = state._connection.execute(query)
+        by_precision = {json.loads(text)["precision"]: number for text, number in found}
+    assert by_precision == {"exact": 3, "fp32": 5}, "each slice is kept with what scored it"

@@ -82,7 +82,9 @@ def test_folders_are_walked_in_the_order_of_names(tmp_path: Path):
 def test_a_file_is_found_by_its_own_path_with_its_time(tmp_path: Path):
     (path,) = write_files(tmp_path, "one.dcm")
     os.utime(path, (1_500_000_000, 1_500_000_000))
-    assert list(find_entries([path])) == [Entry(path, 1_500_000_000.0, Path(path).stat().st_size)]
+    assert list(find_entries([path])) == [
+        Entry(path, 1_500_000_000.0, Path(path).stat().st_size, mtime_ns=1_500_000_000 * 10**9)
+    ]
 
 
 def test_paths_are_absolute_as_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
