@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,9 +22,8 @@ from hemoscan import NOTICE, __version__
 from hemoscan.errors import CardError, HemoscanError, LockedError, OptionError, OutputError
 
 if TYPE_CHECKING:
-    import torch
-
     from hemoscan.card import Model
+    from hemoscan.engines import EngineChoice
     from hemoscan.resilient import ResilientEngine
     from hemoscan.results import Results
     from hemoscan.scan import Report, ScanOptions
@@ -197,6 +196,13 @@ def parse_window(text: str) -> tuple[float, float]:
     "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
 )
 @click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="auto: OpenVINO on a CPU, PyTorch on a GPU.",
+)
+@click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
@@ -209,6 +215,7 @@ def parse_window(text: str) -> tuple[float, float]:
 @click.option(
     "-j", "--workers", type=click.IntRange(1, 256), help="Threads that read and decode.  [default: one a core, 2 to 16]"
 )
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the network on a CPU.  [default: all cores]")
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
@@ -300,22 +307,27 @@ def _scan_locked(
     paths: tuple[Path, ...], output: Path, model: Model, own: frozenset[str], options: dict[str, Any]
 ) -> int:
     """Scan while the state's lock is held; return the exit code."""
-    from hemoscan.devices import pick_device  # noqa: PLC0415
+    from hemoscan.engines import choose_engine  # noqa: PLC0415
     from hemoscan.results import Results  # noqa: PLC0415
     from hemoscan.scan import Job  # noqa: PLC0415
     from hemoscan.scan import scan as run_scan  # noqa: PLC0415
     from hemoscan.state import State  # noqa: PLC0415
     from hemoscan.stopping import graceful  # noqa: PLC0415
 
-    device = pick_device(options["device"])
-    settings = _settings(model, device.type, options)
+    choice = choose_engine(options["engine"], options["device"], options["precision"], options["threads"])
+    settings = _settings(model, choice.batch_size, options)
     arguments = {"paths": [str(path) for path in paths], "output": str(output), **_as_json(options)}
     results = Results(output, identifiers=options["identifiers"])
     log = logging.getLogger(__name__)
+
+    def say(text: str) -> None:
+        log.info("%s", text, extra={"shown": True})
+        if not options["quiet"]:
+            click.echo(text, err=True)
+
     with State(options["state"]) as state:
-        engine = _engine(model, device, options["precision"])
-        found = engine.describe()
-        where = f"{found['device']} in {found['precision']}"
+        engine = _engine(model, choice, say)
+        where = f"{choice.device} in {choice.precision} ({choice.name})"
         log.info("%s on %s, state %s, output %s", model.card.name, where, state.path, output, extra={"shown": True})
         if not options["quiet"]:
             click.echo(f"{model.card.name} on {where}, flags from {settings.threshold:.4f}", err=True)
@@ -335,24 +347,20 @@ def _as_json(options: dict[str, Any]) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
-def _engine(model: Model, device: torch.device, precision: str) -> ResilientEngine:
+def _engine(model: Model, choice: EngineChoice, say: Callable[[str], None]) -> ResilientEngine:
     """Load the model; should a GPU fail, it is loaded again on the CPU."""
-    from hemoscan.devices import pick_device, pick_precision  # noqa: PLC0415
-    from hemoscan.engine import TorchEngine  # noqa: PLC0415
+    from hemoscan.engines import choose_engine  # noqa: PLC0415
     from hemoscan.resilient import ResilientEngine  # noqa: PLC0415
 
-    def load(where: torch.device) -> TorchEngine:
-        return TorchEngine(model, where, pick_precision(precision, where))
-
-    return ResilientEngine(load(device), None if device.type == "cpu" else lambda: load(pick_device("cpu")))
+    fall_back = None if choice.device == "cpu" else lambda: choose_engine(device="cpu").load(model, say)
+    return ResilientEngine(choice.load(model, say), fall_back)
 
 
-def _settings(model: Model, device_type: str, options: dict[str, Any]) -> ScanOptions:
+def _settings(model: Model, batch_size: int, options: dict[str, Any]) -> ScanOptions:
     """Fill in the defaults that depend on the card and the machine."""
     from dataclasses import replace  # noqa: PLC0415
 
     from hemoscan.decode import DecodeOptions  # noqa: PLC0415
-    from hemoscan.engine import DEFAULT_BATCH_SIZE  # noqa: PLC0415
     from hemoscan.machine import usable_cores  # noqa: PLC0415
     from hemoscan.scan import ScanOptions  # noqa: PLC0415
 
@@ -366,7 +374,7 @@ def _settings(model: Model, device_type: str, options: dict[str, Any]) -> ScanOp
     return ScanOptions(
         decoding=DecodeOptions(spec, options["png_window"], options["repair_12bit"]),
         threshold=model.card.threshold if threshold is None else threshold,
-        batch_size=options["batch_size"] or DEFAULT_BATCH_SIZE[device_type],
+        batch_size=options["batch_size"] or batch_size,
         workers=options["workers"] or min(max(usable_cores(), 2), 16),
         limit=options["limit"],
         rescan=options["rescan"],
@@ -454,6 +462,42 @@ def _model_line(name: str, *, verify: bool) -> str:
     )
     state = "verified" if verify else "yes"
     return f"{name:<22}{state:<10}{card.training.get('epochs', '-'):>6}{figures}{card.threshold:>11.4f}"
+
+
+@cli.command()
+@click.argument("name", metavar="MODEL")
+@click.option(
+    "-f",
+    "--format",
+    "kind",
+    type=click.Choice(["onnx", "openvino"]),
+    default="onnx",
+    show_default=True,
+    help="openvino: IR, a .xml and a .bin.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write.  [default: MODEL.onnx, .xml]",
+)
+def export(name: str, kind: str, output: Path | None) -> None:
+    """Write MODEL (a model's name, or a card's path) as a file for another runtime, checked against PyTorch.
+
+    Input: uint8 (n, size, size), HU as the card's window clips them; normalisation is in the file. Outputs: the logit,
+    whose sigmoid is the probability, and the class activation map. The file carries the card and the notice.
+    """
+    from hemoscan.card import find_model  # noqa: PLC0415
+
+    suffix = {"onnx": ".onnx", "openvino": ".xml"}[kind]
+    model = find_model(name)
+    path = output or Path(f"{Path(name).stem}{suffix}")
+    if path.suffix.lower() != suffix:
+        raise click.BadParameter(f"{path}; legal for {kind}: a name that ends in {suffix}", param_hint="--output")
+    from hemoscan.exporting import export as write  # noqa: PLC0415
+
+    difference = write(model, path, kind)
+    click.echo(f"{path}: {kind}, probabilities within {difference:.1g} of PyTorch's on a sample", err=True)
 
 
 @cli.command()

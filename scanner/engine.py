@@ -10,8 +10,6 @@ from hemoscan.card import Model
 from hemoscan.devices import autocast
 from hemoscan.networks import load_classifier
 
-DEFAULT_BATCH_SIZE = {"cpu": 16, "cuda": 128, "mps": 32}
-
 
 class TorchEngine:
     """A model loaded on a device with PyTorch."""

@@ -57,3 +57,11 @@ class LockedError(HemoscanError, RuntimeError):
 
 class DeviceError(HemoscanError, ValueError):
     """A device that this machine lacks."""
+
+
+class EngineError(HemoscanError, RuntimeError):
+    """An engine that cannot be had on this machine, or a model that it cannot run."""
+
+
+class ExportError(HemoscanError, RuntimeError):
+    """A model that cannot be exported, or whose exported file scores otherwise than the model."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from ctypes.util import find_library
 from importlib import metadata
 from pathlib import Path
 
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-PACKAGES = ("torch", "torchvision", "pydicom", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "openvino", "pydicom", "numpy", "pillow")
+# NVIDIA's driver; the same under WSL; AMD's, which PyTorch also calls CUDA.
+GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 def describe_machine() -> dict[str, object]:
@@ -40,6 +44,15 @@ def usable_cores() -> int:
 def cpu_computes_bf16() -> bool:
     """Return whether the processor has bf16 arithmetic; without it bf16 is many times slower than fp32."""
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu()[1])
+
+
+def may_have_gpu() -> bool:
+    """Return whether PyTorch may find a GPU here, without the seconds of importing it; never a wrong no."""
+    if sys.platform == "darwin":
+        return True
+    if sys.platform == "win32":
+        return find_library("nvcuda") is not None
+    return any(Path(driver).exists() for driver in GPU_DRIVERS)
 
 
 def _cpu() -> tuple[str, frozenset[str]]:

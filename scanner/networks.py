@@ -54,10 +54,39 @@ class Classifier(nn.Module):
 
     def forward(self, grey: Tensor) -> Tensor:
         """Return logits of shape (n,) for grey values (HU) of shape (n, rows, columns), any real dtype."""
-        scaled = grey[:, None].to(self.mean.dtype) / self.scale
-        channels = ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(channels)
+        logits: Tensor = self.network(self.normalise(grey))
         return logits[:, 0]
+
+    def normalise(self, grey: Tensor) -> Tensor:
+        """Return what the network takes, of shape (n, 3, rows, columns)."""
+        scaled = grey[:, None].to(self.mean.dtype) / self.scale
+        return ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+
+class MappedClassifier(nn.Module):
+    """A classifier that also returns its class activation map, for inference.
+
+    Both networks end in global average pooling and one linear unit, so the map is exact, needs no gradients, and its
+    mean is the logit.
+
+    Source: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016.
+    """
+
+    def __init__(self, classifier: Classifier, architecture: str) -> None:
+        super().__init__()
+        self.classifier = classifier
+        network = classifier.network
+        # torchvision applies DenseNet's last activation, and the pooling of both, outside of these modules.
+        parts = [network.features, nn.ReLU()] if architecture == "densenet121" else list(network.children())[:-2]
+        self.body = nn.Sequential(*parts)
+        self.unit = top_unit(classifier, architecture)
+
+    def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits of shape (n,), maps of shape (n, h, w), for grey values (HU) of shape (n, rows, columns)."""
+        features = self.body(self.classifier.normalise(grey)).float()
+        # A product and a sum rather than a convolution, which OpenVINO would compute in bf16 where it runs in that.
+        maps = (features * self.unit.weight[0, :, None, None]).sum(1) + self.unit.bias
+        return maps.mean((1, 2)), maps
 
 
 def build_classifier(architecture: str, spec: InputSpec) -> Classifier:

@@ -45,10 +45,10 @@ def act():
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fakes = {
-    "hemoscan.engine": {"TorchEngine": Engine, "DEFAULT_BATCH_SIZE": {"cpu": 2}},
-    "hemoscan.devices": {
-        "pick_device": lambda name: types.SimpleNamespace(type="cpu"),
-        "pick_precision": lambda name, device: "fp32",
+    "hemoscan.engines": {
+        "choose_engine": lambda *options: types.SimpleNamespace(
+            name="fake", device="cpu", precision="fp32", batch_size=2, load=lambda model, say: Engine()
+        ),
     },
 }
 for name, content in fakes.items():
@@ -219,12 +219,13 @@ def test_a_second_scan_says_what_was_known(study: Path, card_path: Path, tmp_pat
 def test_the_whole_program(two_slices: Path, card_path: Path, untrained: Model, tmp_path: Path):
     run = python(
         *("-m", "hemoscan", "scan", two_slices, "-m", card_path, "-d", "cpu", "--precision", "fp32"),
+        *("--engine", "torch"),
         *("-b", "2", "-j", "2", "--threshold", "0.25", "-o", "new/out.csv"),
         cwd=tmp_path,
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
-    assert run.stderr.splitlines()[1] == "densenet-bias on cpu in fp32, flags from 0.2500"
+    assert run.stderr.splitlines()[1] == "densenet-bias on cpu in fp32 (torch), flags from 0.2500"
     rows = rows_of(tmp_path / "new" / "out.csv")
     assert [row["path"] for row in rows] == sorted(str(path) for path in two_slices.iterdir())
     assert all(row["flag"] == str(int(float(row["probability"]) >= 0.25)) for row in rows)
@@ -304,6 +305,10 @@ BAD_OPTIONS: list[tuple[tuple[str, ...], str]] = [
     (("--png-window", "40,-80"), "width above 0 to 65536"),
     (("--png-window", "40,inf"), "width above 0 to 65536"),
     (("-m", "nonsense"), ", ".join(MODEL_NAMES)),
+    (("--engine", "onnx"), "'auto', 'torch', 'openvino'"),
+    (("--engine", "openvino", "-d", "cuda"), "legal: auto, cpu"),
+    (("--precision", "int8"), "'auto', 'fp32', 'bf16'"),
+    (("--threads", "0"), "1<=x<=1024"),
     (("-d", "toaster"), "auto, cpu, cuda, cuda:N, mps"),
     (("-o", "."), "directory"),
 ]
@@ -320,7 +325,10 @@ def test_a_bad_option_is_a_usage_error_that_names_the_legal_values(
 
 
 def test_a_scan_with_every_option(two_slices: Path, card_path: Path, tmp_path: Path):
-    options = "-d cpu --precision fp32 -b 1 -j 1 --threshold 1 --window 40,80 --png-window 40,80 --limit 1 -q"
+    options = (
+        "-d cpu --engine openvino --threads 1 --precision fp32 -b 1 -j 1 "
+        "--threshold 1 --window 40,80 --png-window 40,80 --limit 1 -q"
+    )
     result = invoke(
         "scan", two_slices, "-m", card_path, "-o", tmp_path / "out.csv", "--no-repair-12bit", *options.split()
     )

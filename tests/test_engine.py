@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hemoscan.card import Model
-from hemoscan.engine import DEFAULT_BATCH_SIZE, TorchEngine
+from hemoscan.engine import TorchEngine
 from hemoscan.errors import CardError
 from hemoscan.networks import load_classifier
 from hemoscan.phantom import make_phantom
@@ -92,11 +92,6 @@ def test_doubles_are_made_on_the_host(engine: TorchEngine, monkeypatch: pytest.M
     scores = engine.logits(np.zeros((2, 8, 8), np.uint8))
     assert scores.dtype == np.float64
     np.testing.assert_allclose(scores, [0, 2, 0, 2])
-
-
-def test_every_device_has_a_batch_size():
-    assert set(DEFAULT_BATCH_SIZE) == {"cpu", "cuda", "mps"}
-    assert min(DEFAULT_BATCH_SIZE.values()) >= 1
 
 
 def test_changed_weights_are_refused(untrained: Model, tmp_path: Path):

@@ -16,8 +16,21 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
     frozenset({"scan"}),
-    frozenset({"results", "decode", "engine", "state", "selection"}),
-    frozenset({"aggregate", "sources", "networks", "devices", "phantom", "schema", "identifiers"}),
+    frozenset({"results", "decode", "engines", "state", "selection"}),
+    frozenset({"engine", "openvino_engine", "exporting"}),
+    frozenset(
+        {
+            "aggregate",
+            "sources",
+            "networks",
+            "devices",
+            "phantom",
+            "ir_cache",
+            "openvino_runtime",
+            "schema",
+            "identifiers",
+        }
+    ),
     frozenset({"dicom", "raster", "preprocess"}),
     frozenset({"card", "slices", "sniff", "outputs", "machine"}),
     frozenset({"config", "lock", "logs", "resilient", "stopping", "text"}),
@@ -117,6 +130,11 @@ def test_click_is_for_commands_only():
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_imports_what_reaches_a_network(module: str):
     assert roots(module) & NETWORK == set()
+
+
+def test_openvino_is_imported_only_where_its_telemetry_is_kept_out():
+    assert [module for module in MODULES if "openvino" in roots(module)] == ["openvino_runtime"]
+    assert [module for module in MODULES if "openvino_telemetry" in roots(module)] == []
 
 
 def test_nothing_is_imported_by_the_name_of_its_folder():

@@ -21,6 +21,7 @@ from hemoscan.card import BRAIN, RAW, Card, InputSpec, Model
 from hemoscan.errors import CardError, StartError
 from hemoscan.networks import (
     Classifier,
+    MappedClassifier,
     build_classifier,
     load_classifier,
     save_weights,
@@ -310,3 +311,16 @@ def test_imagenet_is_taken_from_the_cache(offline: Path, torchvision_state: dict
     network = start_classifier("densenet121", BRAIN, "imagenet").network
     assert_same(backbone(network.state_dict()), backbone(torchvision_state))
     assert network.classifier[1].weight.shape == (1, 1024)
+
+
+def test_the_class_activation_map_is_exact(classifier: tuple[str, Classifier]):
+    """Its mean is the logit of the network as it is otherwise called."""
+    architecture, network = classifier
+    grey = torch.randint(0, 71, (2, 96, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits, maps = MappedClassifier(network, architecture)(grey)
+        expected = network(grey)
+    assert maps.shape == (2, 3, 2)
+    assert maps.std() > 0
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps.mean((1, 2)), expected, rtol=1e-4, atol=1e-5)

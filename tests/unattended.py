@@ -50,10 +50,10 @@ class Engine:
         return images.mean(axis=(1, 2)) / 255 - 1
 
 fakes = {
-    "hemoscan.engine": {"TorchEngine": Engine, "DEFAULT_BATCH_SIZE": {"cpu": 4}},
-    "hemoscan.devices": {
-        "pick_device": lambda name: types.SimpleNamespace(type="cpu"),
-        "pick_precision": lambda name, device: "fp32",
+    "hemoscan.engines": {
+        "choose_engine": lambda *options: types.SimpleNamespace(
+            name="fake", device="cpu", precision="fp32", batch_size=4, load=lambda model, say: Engine()
+        ),
     },
 }
 for name, content in fakes.items():

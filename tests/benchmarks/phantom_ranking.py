@@ -19,6 +19,7 @@ from hemoscan.card import find_model
 from hemoscan.engine import TorchEngine
 from hemoscan.phantom import BLEEDS, Phantom, make_phantom
 from hemoscan.preprocess import preprocess
+from hemoscan.trainer.metrics import probabilities
 
 SEEDS = (0, 1, 2)
 
@@ -28,7 +29,7 @@ def main(name: str) -> None:
     engine = TorchEngine(model, torch.device("cpu"), "fp32")
 
     def score(phantom: Phantom) -> np.ndarray:
-        return engine.probabilities(np.stack([preprocess(hu, model.card.input) for hu in phantom.hu]))
+        return probabilities(engine.logits(np.stack([preprocess(hu, model.card.input) for hu in phantom.hu])))
 
     plain = {seed: score(make_phantom("none", seed=seed)).max() for seed in SEEDS}
     print(f"{name}, 24 slices a phantom")

@@ -1,0 +1,113 @@
+"""Which engine scores, where, and in which number format; torch is imported only if it may be the one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from hemoscan.errors import OptionError
+from hemoscan.machine import may_have_gpu
+
+if TYPE_CHECKING:
+    from hemoscan.card import Model
+    from hemoscan.engine import TorchEngine
+    from hemoscan.openvino_engine import OpenVinoEngine
+
+ENGINES = ("auto", "torch", "openvino")
+PRECISIONS = ("auto", "fp32", "bf16")
+BATCH_SIZES = {"cpu": 16, "cuda": 128, "mps": 32}
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine that can be had on this machine."""
+
+    name: str
+    """torch or openvino."""
+    device: str
+    """cpu, cuda, cuda:N or mps."""
+    precision: str
+    """fp32 or bf16."""
+    threads: int | None = None
+    """Threads that the network computes in on a CPU; None for the engine's own choice."""
+
+    @property
+    def batch_size(self) -> int:
+        """Slices to pass at a time, unless the user says otherwise."""
+        return BATCH_SIZES[self.device.partition(":")[0]]
+
+    def load(self, model: Model, say: Callable[[str], None] = lambda text: None) -> TorchEngine | OpenVinoEngine:
+        """Load a model; `say` is told what takes long or goes another way than usual.
+
+        Raises
+        ------
+        CardError
+            If the model's weights are missing or changed.
+        EngineError
+            If OpenVINO cannot take the model.
+        """
+        if self.name == "openvino":
+            from hemoscan.openvino_engine import OpenVinoEngine  # noqa: PLC0415
+
+            return OpenVinoEngine(model, self.precision, self.threads, say)
+        import torch  # noqa: PLC0415
+
+        from hemoscan.engine import TorchEngine  # noqa: PLC0415
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return TorchEngine(model, torch.device(self.device), self.precision)
+
+
+def choose_engine(
+    engine: str = "auto", device: str = "auto", precision: str = "auto", threads: int | None = None
+) -> EngineChoice:
+    """Return the engine for what was asked: OpenVINO on a CPU where it is installed, else PyTorch.
+
+    Parameters
+    ----------
+    engine
+        auto, torch or openvino.
+    device
+        auto, cpu, cuda, cuda:N or mps; `auto` is the first CUDA GPU, else Apple's, else the CPU.
+    precision
+        auto, fp32 or bf16; `auto` is bf16 where the device computes in it.
+    threads
+        Threads that the network computes in on a CPU.
+
+    Raises
+    ------
+    OptionError
+        If a value is not legal, or these do not go together.
+    DeviceError
+        If this machine lacks the device.
+    EngineError
+        If OpenVINO is asked for and not installed.
+    """
+    for option, value, legal in (("--engine", engine, ENGINES), ("--precision", precision, PRECISIONS)):
+        if value not in legal:
+            raise OptionError(f"{option} {value!r}; legal: {', '.join(legal)}")
+    if engine == "openvino" and device not in ("auto", "cpu"):
+        raise OptionError(f"--engine openvino computes on the CPU, not on device {device!r}; legal: auto, cpu")
+    device = _resolve("cpu" if engine == "openvino" else device)
+    if device == "cpu" and (engine == "openvino" or (engine == "auto" and find_spec("openvino") is not None)):
+        from hemoscan import openvino_engine  # noqa: PLC0415
+
+        return EngineChoice("openvino", device, openvino_engine.pick_precision(precision), threads)
+    import torch  # noqa: PLC0415
+
+    from hemoscan import devices  # noqa: PLC0415
+
+    return EngineChoice("torch", device, devices.pick_precision(precision, torch.device(device)), threads)
+
+
+def _resolve(device: str) -> str:
+    """Return the device's name, asking torch (seconds to import) only if this machine may have a GPU."""
+    if device == "cpu" or (device == "auto" and not may_have_gpu()):
+        return "cpu"
+    from hemoscan.devices import pick_device  # noqa: PLC0415
+
+    found = pick_device(device)
+    return "cpu" if found.type == "cpu" else str(found)
