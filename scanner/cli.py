@@ -164,7 +164,20 @@ def parse_window(text: str) -> tuple[float, float]:
     "-b", "--batch-size", type=click.IntRange(1, 4096), help="Slices at a time.  [default: 16 on a CPU, 128 on a GPU]"
 )
 @click.option(
-    "-j", "--workers", type=click.IntRange(1, 256), help="Threads that read and decode.  [default: one a core, 2 to 16]"
+    "-j",
+    "--workers",
+    type=click.IntRange(0, 256),
+    help="Processes that read and decode; 0: none, a file that crashes its decoder ends the run."
+    "  [default: one a core, 2 to 16]",
+)
+@click.option(
+    "--file-timeout",
+    type=click.FloatRange(0.1, 86400),
+    default=60.0,
+    show_default=True,
+    callback=check_finite,
+    metavar="SECONDS",
+    help="What decoding a file may take, and again for each 64 MiB of it, before it is given up.",
 )
 @click.option(
     "--threshold",
@@ -239,8 +252,9 @@ def _settings(model: Model, device_type: str, options: dict[str, Any]) -> ScanOp
         decoding=DecodeOptions(spec, options["png_window"], options["repair_12bit"]),
         threshold=model.card.threshold if threshold is None else threshold,
         batch_size=options["batch_size"] or DEFAULT_BATCH_SIZE[device_type],
-        workers=options["workers"] or min(max(usable_cores(), 2), 16),
+        workers=min(max(usable_cores(), 2), 16) if options["workers"] is None else options["workers"],
         limit=options["limit"],
+        file_timeout=options["file_timeout"],
     )
 
 

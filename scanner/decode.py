@@ -48,6 +48,11 @@ def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded
     return [replace(blank, status=SKIPPED, reason=reason)]
 
 
+def fail(entry: Entry, reason: str) -> Decoded:
+    """Return the row of a file that cannot be read."""
+    return Decoded(entry.path, entry.folder, entry.mtime, status=ERROR, reason=reason)
+
+
 def _read(entry: Entry, reader: Reader) -> tuple[str, bytes]:
     """Return a file's kind, and its content if it is an image: others, which may be films, are not read further."""
     with reader.open(entry) as file:
@@ -57,7 +62,10 @@ def _read(entry: Entry, reader: Reader) -> tuple[str, bytes]:
             return kind, b""
         if entry.size > MAX_IMAGE_BYTES:
             raise ImageError(f"{entry.size} bytes; legal: up to {MAX_IMAGE_BYTES}")
-        return kind, head + file.read()
+        content = head + file.read(MAX_IMAGE_BYTES)
+        if len(content) > MAX_IMAGE_BYTES:
+            raise ImageError(f"over {MAX_IMAGE_BYTES} bytes, more than when it was found: it grows")
+        return kind, content
 
 
 def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:

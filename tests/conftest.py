@@ -6,7 +6,7 @@ import hashlib
 import os
 import socket
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -19,12 +19,18 @@ LABEL_FILES = ("train_labels.txt", "*/train_labels.txt")
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail whatever tries to reach the network: hemoscan never does."""
+    """Fail whatever tries to reach the network: hemoscan never does. Processes of one machine talk by Unix sockets."""
+    connect = socket.socket.connect
+
+    def refuse_but_unix(self: socket.socket, address: Any) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None):
+            raise AssertionError(f"a connection was tried: {address}")
+        connect(self, address)
 
     def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise AssertionError(f"a connection was tried: {args}")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse_but_unix)
     monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 

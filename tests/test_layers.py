@@ -16,6 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
     frozenset({"scan"}),
+    frozenset({"isolation"}),
     frozenset({"results", "decode", "engine"}),
     frozenset({"aggregate", "sources", "networks", "devices", "phantom"}),
     frozenset({"dicom", "raster", "preprocess"}),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import struct
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import decoders
 import numpy as np
 import pydicom
 import pytest
@@ -23,11 +23,11 @@ from hemoscan import NOTICE, __version__, decode, scan, sources
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.engine import TorchEngine
 from hemoscan.errors import OutputError
+from hemoscan.isolation import DecoderPool
 from hemoscan.phantom import make_phantom, write_dicom, write_png
 from hemoscan.results import SLICE_COLUMNS, Results
 from hemoscan.scan import Engine, Job, Report, ScanOptions
-from hemoscan.slices import Decoded
-from hemoscan.sources import Entry, Reader
+from hemoscan.sources import Entry
 
 MODEL = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "0" * 64), Path("nowhere"))
 
@@ -81,7 +81,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(study: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The CSV of the study, one image at a time, decoded by one thread."""
+    """The CSV of the study, one image at a time, decoded by one process."""
     output = tmp_path_factory.mktemp("reference") / "out.csv"
     run([study], output, batch_size=1, workers=1)
     return output.read_bytes()
@@ -95,17 +95,13 @@ def test_rows_stand_in_the_order_of_the_entries(study: Path, reference: bytes):
 
 @pytest.mark.parametrize(
     "options",
-    [{"workers": workers, "batch_size": batch_size} for workers in (1, 2, 5) for batch_size in (1, 3, 100)],
+    [{"workers": workers, "batch_size": batch_size} for workers in (0, 1, 2, 5) for batch_size in (1, 3, 100)],
     ids=str,
 )
 def test_rows_and_scores_do_not_depend_on_workers_and_batches(
     study: Path, reference: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, int]
 ):
-    def decode_late(entry: Entry, reader: Reader, options: decode.DecodeOptions) -> list[Decoded]:
-        time.sleep(hashlib.sha256(entry.path.encode()).digest()[0] / 255 / 100)
-        return decode.decode(entry, reader, options)
-
-    monkeypatch.setattr(scan, "decode", decode_late)
+    monkeypatch.setattr(scan, "DecoderPool", partial(DecoderPool, decode=decoders.late))
     run([study], tmp_path / "out.csv", **options)
     assert (tmp_path / "out.csv").read_bytes() == reference
 
@@ -369,11 +365,8 @@ def test_files_are_decoded_ahead_up_to_a_bound(tmp_path: Path, monkeypatch: pyte
         for taken in range(1, files + 1):
             yield Entry(f"/slice-{taken}")
 
-    def blank(entry: Entry, reader: Reader, options: decode.DecodeOptions) -> list[Decoded]:
-        return [Decoded(entry.path, entry.folder, None, image=np.zeros((8, 8), np.uint8))]
-
     monkeypatch.setattr(scan, "find_entries", many)
-    monkeypatch.setattr(scan, "decode", blank)
+    monkeypatch.setattr(scan, "DecoderPool", partial(DecoderPool, decode=decoders.blank))
     ahead: list[int] = []
     engine = MeanEngine(lambda batch: ahead.append(taken - (batch - 1) * batch_size))
     report = run([], tmp_path / "out.csv", engine, workers=workers, batch_size=batch_size)
