@@ -16,6 +16,7 @@ from hemoscan.sniff import DICOM, HEAD_BYTES, RASTER, ZIP, sniff
 from hemoscan.sources import Entry, Reader
 
 MAX_IMAGE_BYTES = 2 * 2**30
+PART_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded
     try:
         kind, content = _read(entry, reader)
     except Exception as error:  # damaged archives raise zlib.error, BadZipFile, NotImplementedError, OSError and more
-        return [replace(blank, status=ERROR, reason=f"cannot be read: {error}")]
+        return [replace(blank, status=ERROR, reason=f"cannot be read: {str(error) or type(error).__name__}")]
     if kind == DICOM:
         return _decode_dicom(content, blank, options)
     if kind == RASTER:
@@ -62,10 +63,13 @@ def _read(entry: Entry, reader: Reader) -> tuple[str, bytes]:
             return kind, b""
         if entry.size > MAX_IMAGE_BYTES:
             raise ImageError(f"{entry.size} bytes; legal: up to {MAX_IMAGE_BYTES}")
-        content = head + file.read(MAX_IMAGE_BYTES)
-        if len(content) > MAX_IMAGE_BYTES:
-            raise ImageError(f"over {MAX_IMAGE_BYTES} bytes, more than when it was found: it grows")
-        return kind, content
+        parts, size = [head], len(head)
+        while part := file.read(PART_BYTES):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_IMAGE_BYTES:  # it may grow, or be none of a size
+                raise ImageError(f"over {MAX_IMAGE_BYTES} bytes")
+        return kind, b"".join(parts)
 
 
 def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:

@@ -224,14 +224,21 @@ def _lost(error: Exception, seconds: float) -> _LostError:
 
 
 def decode_all(decode: Decode, entries: Sequence[Entry], options: DecodeOptions, seconds: float = 0) -> list[Decoded]:
-    """Decode entries one after the other."""
+    """Decode entries one after the other; what a decoder raises is the row of its file."""
     # Should the parent be gone by then, nobody else ends a decoder that hangs.
     alarm = getattr(signal, "alarm", lambda seconds: None) if seconds else lambda seconds: None
     alarm(int(seconds + GRACE_SECONDS) + 1)
     try:
-        return [decoded for entry in entries for decoded in decode(entry, _reader(), options)]
+        return [decoded for entry in entries for decoded in _decode_one(decode, entry, options)]
     finally:
         alarm(0)
+
+
+def _decode_one(decode: Decode, entry: Entry, options: DecodeOptions) -> list[Decoded]:
+    try:
+        return decode(entry, _reader(), options)
+    except Exception as error:  # such as MemoryError; never a text that may quote a header
+        return [fail(entry, f"cannot be read: {type(error).__name__}")]
 
 
 @functools.cache

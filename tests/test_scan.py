@@ -52,7 +52,7 @@ class MeanEngine:
 def run(
     paths: Iterable[Path], output: Path, engine: Engine | None = None, model: Model = MODEL, **options: Any
 ) -> Report:
-    settings = {"threshold": 0.05, "batch_size": 3, "workers": 2, **options}
+    settings = {"threshold": 0.05, "batch_size": 3, "workers": 0, **options}
     job = Job(list(paths), model, engine or MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), **settings), {})
     with Results(output) as results:
         return scan.scan(job, results)
