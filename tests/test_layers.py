@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"results", "decode", "engine"}),
     frozenset({"aggregate", "sources", "networks", "devices", "phantom"}),
     frozenset({"dicom", "raster", "preprocess"}),
-    frozenset({"card", "slices", "sniff", "outputs", "machine"}),
+    frozenset({"bounds", "card", "slices", "sniff", "outputs", "machine"}),
     frozenset({"errors"}),
 )
 CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command"}
