@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from pydicom.data import get_testdata_files
 from pydicom.data.data_manager import DATA_ROOT
 from survey import scan_rows, survey_mutants
 
-from hemoscan.sources import find_entries
+from hemoscan.sources import Entry, find_entries
 
 # Growth that a leak of one kilobyte a file would pass many times over at 20,000 files.
 GROWTH_BYTES = 64 * 2**20
@@ -41,7 +42,8 @@ def test_20_000_mutants_are_scanned_to_the_end(capfd: pytest.CaptureFixture[str]
 
 
 def test_every_file_that_pydicom_ships_has_a_row(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    files = sorted(Path(path) for path in get_testdata_files() if Path(path).is_relative_to(DATA_ROOT))
+    found = (Path(path) for path in get_testdata_files())
+    files = sorted(path for path in found if path.is_file() and path.is_relative_to(DATA_ROOT))
     assert len(files) > 100
     rows = scan_rows(files, tmp_path / "out.csv")
     assert {str(path) for path in files} <= {row["path"].partition("!")[0] for row in rows}
@@ -86,7 +88,7 @@ def test_a_file_that_vanishes_meanwhile_is_an_error(tmp_path: Path, monkeypatch:
         write_mutant({"slice.dcm": make_bases()["bare.dcm"]}, number, root)
     entries = find_entries([root])
 
-    def vanish(paths: list[Path]):
+    def vanish(paths: list[Path]) -> Iterator[Entry]:
         for entry in entries:
             Path(entry.path).unlink()
             yield entry
