@@ -200,7 +200,11 @@ def _decode(header: Dataset, index: int) -> NDArray[np.number[Any]]:
             frames = integer(header, "NumberOfFrames") or 1
             check_codestream(get_frame(header.PixelData, index, number_of_frames=frames), header.Rows, header.Columns)
         return pixel_array(header, index=index)
-    except Exception as error:  # decoders raise whatever a damaged stream leads them to
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except (
+        BaseException
+    ) as error:  # whatever a damaged stream leads to: a decoder in Rust that panics raises no Exception
         raise ImageError(f"frame {index + 1} cannot be decoded ({_syntax_name(header)}): {_text(error)}") from error
 
 

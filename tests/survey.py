@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from mutations import make_bases, write_mutant
 from numpy.typing import NDArray
+from pydicom.data import get_testdata_files
+from pydicom.data.data_manager import DATA_ROOT
 
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.decode import DecodeOptions
@@ -72,6 +74,20 @@ def scan_rows(paths: list[Path], output: Path, file_timeout: float = 60.0) -> li
         scan(Job(paths, MODEL, MeanEngine(), options, {}), results)
     with output.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def shipped_files() -> list[Path]:
+    """Return the files that pydicom brings with it for its tests, without those that it would download."""
+    found = (Path(path) for path in get_testdata_files())
+    return sorted(path for path in found if path.is_file() and path.is_relative_to(DATA_ROOT))
+
+
+def survey_shipped() -> Survey:
+    """Scan pydicom's test files."""
+    survey = Survey()
+    with tempfile.TemporaryDirectory() as folder:
+        survey.add(shipped_files(), scan_rows(shipped_files(), Path(folder, "out.csv")))
+    return survey
 
 
 def survey_mutants(count: int) -> Survey:
