@@ -27,10 +27,10 @@ def section(mutants: int = 20_000) -> str:
     return "\n".join(
         (
             "## Damaged and hostile files",
-            f"`{COMMAND} --mutants {mutants}` scanned, with two decoder processes, every file that pydicom ships and",
-            f"{mutants} mutants of sound files: DICOM in every transfer syntax that is read, PNG, JPEG, zips, DICOMDIRs,",
-            "with bits flipped, bytes and lengths overwritten, ends cut off, pieces repeated, zeroed, or spliced in from",
-            f"one another (seed {SEED}). It took {minutes:.0f} minutes.",
+            f"`{COMMAND} --mutants {mutants}` scanned every file that pydicom ships and {mutants} mutants of sound",
+            "files: DICOM in every transfer syntax that is read, PNG, JPEG, zips and DICOMDIRs with bits flipped, bytes and",
+            "lengths overwritten, ends cut off, pieces zeroed, repeated or spliced in from one another. Seed",
+            f"{SEED}, two decoder processes, {minutes:.0f} minutes.",
             "",
             f"| | {' | '.join(COLUMNS)} |",
             f"|---|{'---|' * len(COLUMNS)}",
@@ -54,11 +54,8 @@ def _lost(lost: list[tuple[str, str]]) -> list[str]:
         return ["No file crashed its decoder or outlasted its time."]
     kinds = collections.Counter((re.sub(r"^\d+-", "", name).rpartition(".")[0], reason) for name, reason in lost)
     found = [f"{name}: {reason} ({count})" for (name, reason), count in sorted(kinds.items())]
-    return [
-        "What cost a decoder process, by base file (each such file has its error row, the others theirs):",
-        "",
-        *(f"- {line}" for line in found),
-    ]
+    head = "What cost a decoder process, by the file that was damaged (each has its error row, and no other file lost one):"
+    return [head, "", *(f"- {line}" for line in found)]
 
 
 def _memory(found: Survey) -> list[str]:
@@ -67,8 +64,8 @@ def _memory(found: Survey) -> list[str]:
     first, last = (found.memory[at] / 2**20 for at in (0, -1))
     return [
         "",
-        f"The scanning process held {first:.0f} MiB after the first {FILES_PER_SCAN} mutants, {last:.0f} MiB after the last, "
-        f"{max(found.memory) / 2**20:.0f} MiB at most.",
+        f"The scanning process held {first:.0f} MiB after the first {FILES_PER_SCAN} mutants, {last:.0f} MiB after the",
+        f"last, {max(found.memory) / 2**20:.0f} MiB at most.",
     ]
 
 
