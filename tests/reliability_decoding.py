@@ -28,8 +28,8 @@ def section(mutants: int = 20_000) -> str:
         (
             "## Damaged and hostile files",
             f"`{COMMAND} --mutants {mutants}` scanned every file that pydicom ships and {mutants} mutants of sound",
-            "files: DICOM in every transfer syntax that is read, PNG, JPEG, zips and DICOMDIRs with bits flipped, bytes",
-            "and lengths overwritten, ends cut off, pieces zeroed, repeated or spliced in from one another.",
+            "files: DICOM in every transfer syntax that is read, PNG, JPEG, zips and DICOMDIRs with bits flipped,",
+            "bytes and lengths overwritten, ends cut off, pieces zeroed, repeated or spliced in from one another.",
             f"Seed {SEED}, two decoder processes, {minutes:.0f} minutes.",
             "",
             f"| | {' | '.join(COLUMNS)} |",
