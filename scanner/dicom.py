@@ -266,6 +266,6 @@ def _class_name(sop_class: str) -> str:
     return UID(sop_class).name if sop_class else "absent"
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     """Return an exception as one line."""
     return " ".join(f"{error}".split())[:300] or type(error).__name__

@@ -234,3 +234,22 @@ def test_an_archive_that_changes_meanwhile_is_an_error_not_another_file(tmp_path
     with Reader() as reader:
         reasons = [decode(entry, reader, DecodeOptions(BRAIN))[0].reason for entry in entries]
     assert all("changed since it was found" in reason for reason in reasons)
+
+
+# Decoders
+
+
+def test_a_decoder_that_panics_is_an_error_of_its_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """pylibjpeg-rle is written in Rust, whose panics reach Python as exceptions that are no `Exception`."""
+
+    class PanicException(BaseException):
+        pass
+
+    def panic(*args: object, **kwargs: object) -> None:
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr("hemoscan.dicom.pixel_array", panic)
+    (tmp_path / "slice.dcm").write_bytes(to_bytes(make_ct(hu_ramp())))
+    status, reason = decode_one(tmp_path / "slice.dcm")
+    assert status == "error"
+    assert "index out of bounds" in reason

@@ -87,23 +87,24 @@ def test_the_calling_process_decodes_only_if_there_are_no_workers(slices: list[P
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "files_per_task", "reason"),
     [
-        ("abort", "crashed its decoder (SIGABRT)"),
-        ("segfault", "crashed its decoder (SIGSEGV)"),
-        ("leave", "crashed its decoder"),
-        ("sleep", "took longer than 3 s to decode; --file-timeout allows more"),
-        ("spin", "took longer than 3 s to decode; --file-timeout allows more"),
-        pytest.param("allocate", "MemoryError", marks=linux_only),
+        ("abort", 1, "crashed its decoder (SIGABRT)"),
+        ("abort", 4, "crashed its decoder (SIGABRT)"),
+        ("segfault", 4, "crashed its decoder (SIGSEGV)"),
+        ("leave", 4, "crashed its decoder"),
+        ("sleep", 4, "took longer than 10 s to decode; --file-timeout allows more"),
+        ("spin", 1, "took longer than 10 s to decode; --file-timeout allows more"),
+        pytest.param("allocate", 1, "MemoryError", marks=linux_only),
+        pytest.param("allocate", 4, "MemoryError", marks=linux_only),
     ],
 )
-@pytest.mark.parametrize("files_per_task", [1, 4])
 def test_the_file_at_fault_is_the_only_one_to_lose(
-    folder: Callable[..., Path], name: str, reason: str, files_per_task: int
+    folder: Callable[..., Path], name: str, files_per_task: int, reason: str
 ):
     guilty = f"{name}-3"
     root = folder("1", "2", guilty, "4", "5", "6", "7", "8")
-    found = run(root, files_per_task=files_per_task, file_timeout=3, worker_bytes=2**28)
+    found = run(root, files_per_task=files_per_task, file_timeout=10 if "10 s" in reason else 60, worker_bytes=2**28)
     assert [decoded.path for decoded in found] == [entry.path for entry in find_entries([root])]
     assert {name for name, status in statuses(found).items() if status != "ok"} == {guilty}
     (text,) = (decoded.reason for decoded in found if decoded.status == "error")
