@@ -213,7 +213,20 @@ def parse_window(text: str) -> tuple[float, float]:
     "-b", "--batch-size", type=click.IntRange(1, 4096), help="Slices at a time.  [default: 16 on a CPU, 128 on a GPU]"
 )
 @click.option(
-    "-j", "--workers", type=click.IntRange(1, 256), help="Threads that read and decode.  [default: one a core, 2 to 16]"
+    "-j",
+    "--workers",
+    type=click.IntRange(0, 256),
+    help="Processes that read and decode; 0: none, a file that crashes its decoder ends the run."
+    "  [default: one a core, 2 to 16]",
+)
+@click.option(
+    "--file-timeout",
+    type=click.FloatRange(0.1, 86400),
+    default=60.0,
+    show_default=True,
+    callback=check_finite,
+    metavar="SECONDS",
+    help="What decoding a file may take, and again for each 64 MiB of it, before it is given up.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the network on a CPU.  [default: all cores]")
 @click.option(
@@ -375,7 +388,8 @@ def _settings(model: Model, batch_size: int, options: dict[str, Any]) -> ScanOpt
         decoding=DecodeOptions(spec, options["png_window"], options["repair_12bit"]),
         threshold=model.card.threshold if threshold is None else threshold,
         batch_size=options["batch_size"] or batch_size,
-        workers=options["workers"] or min(max(usable_cores(), 2), 16),
+        workers=min(max(usable_cores(), 2), 16) if options["workers"] is None else options["workers"],
+        file_timeout=options["file_timeout"],
         limit=options["limit"],
         rescan=options["rescan"],
         settle=options["settle"],

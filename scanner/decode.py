@@ -16,6 +16,7 @@ from hemoscan.sniff import DICOM, HEAD_BYTES, RASTER, ZIP, sniff
 from hemoscan.sources import Entry, Reader
 
 MAX_IMAGE_BYTES = 2 * 2**30
+PART_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,19 @@ def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded
         kind, content = _read(entry, reader)
     except Exception as error:  # damaged archives raise zlib.error, BadZipFile, NotImplementedError, OSError and more
         passing = isinstance(error, OSError | MemoryError)
-        return [replace(blank, status=ERROR, reason=f"cannot be read: {error}", passing=passing)]
+        reason = f"cannot be read: {str(error) or type(error).__name__}"
+        return [replace(blank, status=ERROR, reason=reason, passing=passing)]
     if kind == DICOM:
         return _decode_dicom(content, blank, options)
     if kind == RASTER:
         return _decode_raster(content, blank, options)
     reason = "an archive within an archive" if kind == ZIP else f"{kind}, no image that the model takes"
     return [replace(blank, status=SKIPPED, reason=reason)]
+
+
+def fail(entry: Entry, reason: str, *, passing: bool = False) -> Decoded:
+    """Return the row of a file that cannot be read; `passing` if it may be at another time."""
+    return Decoded(entry.path, entry.folder, entry.mtime, status=ERROR, reason=reason, passing=passing)
 
 
 def _read(entry: Entry, reader: Reader) -> tuple[str, bytes]:
@@ -58,7 +65,13 @@ def _read(entry: Entry, reader: Reader) -> tuple[str, bytes]:
             return kind, b""
         if entry.size > MAX_IMAGE_BYTES:
             raise ImageError(f"{entry.size} bytes; legal: up to {MAX_IMAGE_BYTES}")
-        return kind, head + file.read()
+        parts, size = [head], len(head)
+        while part := file.read(PART_BYTES):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_IMAGE_BYTES:  # it may grow, or be none of a size
+                raise ImageError(f"over {MAX_IMAGE_BYTES} bytes")
+        return kind, b"".join(parts)
 
 
 def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:

@@ -14,6 +14,7 @@ import pydicom
 import pydicom.config
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.filereader import read_partial
 from pydicom.pixels.utils import pixel_array
 from pydicom.tag import BaseTag, Tag
@@ -24,10 +25,14 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
     LegacyConvertedEnhancedCTImageStorage,
     MediaStorageDirectoryStorage,
 )
 
+from hemoscan.bounds import check_codestream, check_deflated_dicom
 from hemoscan.elements import group_with, integer, number, numbers, string, uid, values
 from hemoscan.errors import ImageError, NotForModelError
 from hemoscan.hounsfield import to_hu
@@ -36,7 +41,9 @@ from hemoscan.slices import MAX_SIDE, HUFrame, Identity
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 NOT_SLICES = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SCREEN SAVE"})
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+JPEG_FAMILY = frozenset({*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes})
 MAX_FRAMES = 4096
+MAX_DICOMDIR_BYTES = 64 * 2**20
 # Of a slice's normal along the body; a gantry tilted by the most that scanners can, 30 degrees, leaves 0.87.
 LEAST_AXIAL = 0.8
 
@@ -61,8 +68,9 @@ def read_header(content: bytes) -> Dataset:
     Raises
     ------
     ImageError
-        If it is no DICOM data set, or one that ends early.
+        If it is no DICOM data set, one that ends early, or a deflated one that grows beyond bounds.
     """
+    check_deflated_dicom(content)
     try:
         header = pydicom.dcmread(io.BytesIO(content), force=True)
         if not header:
@@ -205,8 +213,15 @@ def _decode(header: Dataset, index: int) -> NDArray[np.number[Any]]:
         header.ensure_file_meta()
         header.file_meta.TransferSyntaxUID = syntax
     try:
+        if syntax in JPEG_FAMILY and "PixelData" in header:
+            frames = integer(header, "NumberOfFrames") or 1
+            check_codestream(get_frame(header.PixelData, index, number_of_frames=frames), header.Rows, header.Columns)
         return pixel_array(header, index=index)
-    except Exception as error:  # decoders raise whatever a damaged stream leads them to
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except (
+        BaseException
+    ) as error:  # whatever a damaged stream leads to: a decoder in Rust that panics raises no Exception
         raise ImageError(f"frame {index + 1} cannot be decoded ({_syntax_name(header)}): {_text(error)}") from error
 
 
@@ -247,6 +262,9 @@ def referenced_files(path: Path) -> list[list[str]]:
     ImageError
         If it cannot be parsed, or is no DICOMDIR.
     """
+    size = path.stat().st_size
+    if size > MAX_DICOMDIR_BYTES:
+        raise ImageError(f"DICOMDIR of {size} bytes; legal: up to {MAX_DICOMDIR_BYTES}")
     header = read_header(path.read_bytes())
     try:
         records = list(header.DirectoryRecordSequence)
@@ -265,6 +283,6 @@ def _class_name(sop_class: str) -> str:
     return UID(sop_class).name if sop_class else "absent"
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     """Return an exception as one line."""
     return " ".join(f"{error}".split())[:300] or type(error).__name__

@@ -43,6 +43,10 @@ class TrainingError(HemoscanError, RuntimeError):
     """A training that cannot go on, such as one with a non-finite loss."""
 
 
+class DecoderError(HemoscanError, RuntimeError):
+    """The processes that decode files cannot be started."""
+
+
 class OutputError(HemoscanError, OSError):
     """An output that cannot be written."""
 

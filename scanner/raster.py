@@ -19,6 +19,7 @@ import png
 from numpy.typing import NDArray
 from PIL import Image
 
+from hemoscan.bounds import check_inflated
 from hemoscan.errors import ImageError, NotForModelError
 from hemoscan.slices import MAX_SIDE
 
@@ -137,7 +138,14 @@ def _is_16_bit_colour(content: bytes) -> bool:
 
 
 def _decode_16_bit(content: bytes) -> NDArray[np.integer]:
-    """Decode with pypng, slower than Pillow, which keeps all 16 bits; of shape (rows, columns)."""
+    """Decode with pypng, slower than Pillow, which keeps all 16 bits; of shape (rows, columns).
+
+    It inflates whatever there is, so what is more than the image is refused first.
+    """
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    # Four channels of 16 bits; a filter byte a row, in each of seven passes if interlaced (PNG, 8.1 and 9.1).
+    limit = height * width * 8 + 7 * (height + 7)
+    check_inflated((data for kind, data in png.Reader(bytes=content).chunks() if kind == b"IDAT"), limit)
     _, _, rows, info = png.Reader(bytes=content).read()
     pixels = np.stack([np.asarray(row, np.int32) for row in rows])
     pixels = pixels.reshape(len(pixels), -1, info["planes"])  # (rows, columns, channels)

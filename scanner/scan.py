@@ -1,4 +1,4 @@
-"""One scan: what is new is decoded ahead, scored in batches and kept; the CSVs are written from what is kept."""
+"""One scan: what is new is decoded ahead in other processes, scored in batches, kept; CSVs are written from what is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,15 +20,16 @@ import numpy as np
 
 from hemoscan import NOTICE, __version__
 from hemoscan.card import Model
-from hemoscan.decode import DecodeOptions, decode
+from hemoscan.decode import DecodeOptions
 from hemoscan.dicom import configure_pydicom
 from hemoscan.errors import OutputError
+from hemoscan.isolation import BYTES_PER_TASK, DEFAULT_FILE_TIMEOUT, FILES_PER_TASK, DecoderOptions, DecoderPool
 from hemoscan.machine import describe_machine
 from hemoscan.resilient import Engine
 from hemoscan.results import Results
 from hemoscan.selection import Settling, newest_first
 from hemoscan.slices import ERROR, OK, SKIPPED, Decoded, Row, to_probability
-from hemoscan.sources import Entry, Reader, find_entries
+from hemoscan.sources import Entry, find_entries
 from hemoscan.state import Scored, State
 from hemoscan.stopping import Stop
 
@@ -55,7 +56,7 @@ class ScanOptions:
     batch_size: int
     """Slices that the network is given at a time."""
     workers: int
-    """Threads that read and decode."""
+    """Processes that read and decode; 0: none but the scan's own."""
     limit: int | None = None
     """Files after which to stop; None for all."""
     rescan: bool = False
@@ -68,6 +69,8 @@ class ScanOptions:
     """Seconds after which no batch is begun; None for no end."""
     prune: bool = False
     """Whether to forget files that are gone."""
+    file_timeout: float = DEFAULT_FILE_TIMEOUT
+    """Seconds that decoding a file may take, and as many again for each 64 MiB of it."""
 
 
 @dataclass
@@ -198,7 +201,7 @@ class _Run:
         if options.settle:
             self._settling = Settling(self._job.paths, options.settle)
         due = self._clock + PUBLISH_SECONDS
-        with Reader() as reader, contextlib.closing(_decoded(self._new_entries(), reader, options)) as decoded:
+        with contextlib.closing(_decoded(self._new_entries(), options)) as decoded:
             for batch in _batches(self._frames(decoded), options.batch_size):
                 if self.ending() != DONE:
                     break
@@ -285,21 +288,43 @@ class _Run:
             yield _row(*scored, self._job)
 
 
-def _decoded(entries: Iterator[Entry], reader: Reader, options: ScanOptions) -> Generator[Decoded, None, None]:
-    """Decode in threads, a bounded number of files and bytes ahead, and yield in the entries' order."""
+def _chunks(entries: Iterable[Entry], files: int) -> Iterator[list[Entry]]:
+    """Yield what a worker is given at a time: several small files, since each task has a cost of its own."""
+    chunk: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if chunk and (len(chunk) == files or size + entry.size > BYTES_PER_TASK):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(entry)
+        size += entry.size
+    if chunk:
+        yield chunk
+
+
+def _bytes_held(tasks: Iterable[tuple[list[Entry], Future[list[Decoded]]]]) -> int:
+    """Return the bytes that tasks take: their files', or when they are done their images'."""
+    held = 0
+    for entries, future in tasks:
+        if future.done() and not future.exception():
+            held += sum(decoded.image.nbytes for decoded in future.result() if decoded.image is not None)
+        else:
+            held += sum(entry.size for entry in entries)
+    return held
+
+
+def _decoded(entries: Iterator[Entry], options: ScanOptions) -> Generator[Decoded, None, None]:
+    """Decode in worker processes, a bounded number of files and bytes ahead, and yield in the entries' order."""
     files_ahead = max(options.workers * FILES_AHEAD_PER_WORKER, 2 * options.batch_size)
-    waiting: deque[tuple[int, Future[list[Decoded]]]] = deque()
-    with ThreadPoolExecutor(options.workers) as pool:
-        try:
-            for entry in entries:
-                waiting.append((entry.size, pool.submit(decode, entry, reader, options.decoding)))
-                while len(waiting) >= files_ahead or sum(size for size, _ in waiting) > BYTES_AHEAD:
-                    yield from waiting.popleft()[1].result()
-            while waiting:
+    waiting: deque[tuple[list[Entry], Future[list[Decoded]]]] = deque()
+    decoders = DecoderOptions(options.decoding, options.workers, options.file_timeout)
+    with DecoderPool(decoders) as pool:
+        for chunk in _chunks(entries, FILES_PER_TASK if options.workers else 1):
+            waiting.append((chunk, pool.submit(chunk)))
+            while sum(len(chunk) for chunk, _ in waiting) >= files_ahead or _bytes_held(waiting) > BYTES_AHEAD:
                 yield from waiting.popleft()[1].result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+        while waiting:
+            yield from waiting.popleft()[1].result()
 
 
 def _batches(frames: Iterable[tuple[_File, Decoded]], size: int) -> Iterator[list[tuple[_File, Decoded]]]:

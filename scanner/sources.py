@@ -6,6 +6,8 @@ cannot be listed or opened is yielded all the same, with the reason: nothing tha
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import posixpath
 import stat
@@ -16,11 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from hemoscan.bounds import MAX_RATIO, largest
 from hemoscan.errors import ImageError
 from hemoscan.sniff import HEAD_BYTES, ZIP, sniff
 
 MAX_MEMBER_BYTES = 2 * 2**30
-MAX_ZIP_RATIO = 200
+# Of a zip's directory, which is read as a whole: about 200,000 members.
+MAX_ZIP_DIRECTORY_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class _Walk:
 
     def _find_in_file(self, entry: Entry) -> Iterator[Entry]:
         try:
-            with Path(entry.path).open("rb") as file:
+            with _open(entry.path) as file:
                 head = file.read(HEAD_BYTES)
         except OSError as error:
             yield replace(entry, error=f"cannot be read: {_text(error)}")
@@ -143,8 +147,10 @@ class _Walk:
         home = os.path.dirname(entry.path)  # noqa: PTH120 - as above
         try:
             found = referenced_files(Path(entry.path))
-        except (ImageError, OSError) as error:
-            yield replace(entry, error=_text(error))
+        except Exception as error:  # never a text that may quote a header
+            yield replace(
+                entry, error=_text(error) if isinstance(error, ImageError | OSError) else type(error).__name__
+            )
             return
         yield replace(entry, skipped="a DICOMDIR: its files have their own rows")
         for names in found:
@@ -166,16 +172,38 @@ def _exists(path: str) -> bool:
         return False
 
 
+def _open(path: str) -> IO[bytes]:
+    return open(path, "rb", opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file as `open` has it, without waiting for ever should it have been replaced by a FIFO meanwhile."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "not a regular file")
+
+
 def _text(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+class _ListedFile(io.BufferedReader):
+    """Reads a zip, but for a directory, which is read at once, that is larger than any archive of slices has."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_ZIP_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"directory of {size} bytes; legal: up to {MAX_ZIP_DIRECTORY_BYTES}")
+        return super().read(size)
+
+
 def _find_in_zip(entry: Entry) -> Iterator[Entry]:
     try:
-        with zipfile.ZipFile(entry.path) as archive:
+        with _ListedFile(io.FileIO(entry.path, opener=_open_regular)) as file, zipfile.ZipFile(file) as archive:
             members = [(i, member) for i, member in enumerate(archive.infolist()) if not member.is_dir()]
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        yield replace(entry, error=f"zip cannot be read: {error}")
+    except Exception as error:  # a damaged archive leads zipfile to many
+        yield replace(entry, error=f"zip cannot be read: {str(error) or type(error).__name__}")
         return
     if not members:
         yield replace(entry, skipped="an empty zip")
@@ -191,9 +219,9 @@ def _forbidden(member: zipfile.ZipInfo) -> str | None:
         return "zip member is encrypted"
     if member.file_size > MAX_MEMBER_BYTES:
         return f"zip member of {member.file_size} bytes; legal: up to {MAX_MEMBER_BYTES}"
-    if member.file_size > 2**20 and member.file_size > MAX_ZIP_RATIO * member.compress_size:
+    if member.file_size > largest(member.compress_size):
         growth = f"{member.compress_size} to {member.file_size} bytes"
-        return f"zip member grows from {growth}; legal: up to {MAX_ZIP_RATIO} times"
+        return f"zip member grows from {growth}; legal: up to {MAX_RATIO} times"
     return None
 
 
@@ -222,12 +250,16 @@ class Reader:
             If the archive is damaged, or packed in a way that Python cannot unpack; reading may raise zlib.error too.
         """
         if entry.member is None:
-            return Path(entry.path).open("rb")
+            return _open(entry.path)
         with self._lock:
             if self._archive is None or self._archive.filename != entry.file:
                 self.__exit__()
                 self._archive = None  # should the next one fail to open
                 self._archive = zipfile.ZipFile(entry.file)
             # Python keeps the archive's file open until the last of its members is closed.
-            members = self._archive.infolist()
-            return self._archive.open(entry.member if entry.position is None else members[entry.position])
+            if entry.position is None:
+                return self._archive.open(entry.member)
+            members = self._archive.infolist()[entry.position :][:1]
+            if not members or members[0].filename != entry.member:
+                raise zipfile.BadZipFile("the archive was changed since it was found")
+            return self._archive.open(members[0])

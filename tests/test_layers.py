@@ -16,6 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
     frozenset({"scan"}),
+    frozenset({"isolation"}),
     frozenset({"results", "decode", "engines", "state", "selection"}),
     frozenset({"engine", "openvino_engine", "exporting"}),
     frozenset(
@@ -32,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"dicom", "raster", "preprocess"}),
-    frozenset({"card", "slices", "sniff", "outputs", "machine"}),
+    frozenset({"bounds", "card", "head", "slices", "sniff", "outputs", "machine"}),
     frozenset({"config", "lock", "logs", "resilient", "stopping", "text"}),
     frozenset({"errors"}),
 )

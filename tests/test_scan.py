@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -12,9 +11,11 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+import decoders
 import numpy as np
 import pydicom
 import pytest
@@ -27,12 +28,13 @@ from hemoscan import NOTICE, __version__, decode, scan, sources
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.engine import TorchEngine
 from hemoscan.errors import OutputError, StateError
+from hemoscan.isolation import DecoderPool
 from hemoscan.phantom import make_phantom, write_dicom, write_png
 from hemoscan.resilient import Engine, ResilientEngine
 from hemoscan.results import SLICE_COLUMNS, Results
 from hemoscan.scan import Job, Report, ScanOptions
 from hemoscan.selection import UNSETTLED
-from hemoscan.slices import Decoded, Row
+from hemoscan.slices import Row
 from hemoscan.sources import Entry, Reader
 from hemoscan.state import State, default_path
 from hemoscan.stopping import Stop
@@ -65,7 +67,7 @@ class MeanEngine:
 def run(
     paths: Iterable[Path], output: Path, engine: Engine | None = None, model: Model = MODEL, **options: Any
 ) -> Report:
-    settings = {"threshold": 0.05, "batch_size": 3, "workers": 2, **options}
+    settings = {"threshold": 0.05, "batch_size": 3, "workers": 0, **options}
     job = Job(list(paths), model, engine or MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), **settings), {})
     with State(default_path(output)) as state:
         return scan.scan(job, Results(output), state)
@@ -94,7 +96,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(study: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The CSV of the study, one image at a time, decoded by one thread."""
+    """The CSV of the study, one image at a time, decoded by one process."""
     output = tmp_path_factory.mktemp("reference") / "out.csv"
     run([study], output, batch_size=1, workers=1)
     return output.read_bytes()
@@ -108,17 +110,13 @@ def test_rows_stand_in_the_order_of_the_entries(study: Path, reference: bytes):
 
 @pytest.mark.parametrize(
     "options",
-    [{"workers": workers, "batch_size": batch_size} for workers in (1, 2, 5) for batch_size in (1, 3, 100)],
+    [{"workers": workers, "batch_size": batch_size} for workers in (0, 1, 2, 5) for batch_size in (1, 3, 100)],
     ids=str,
 )
 def test_rows_and_scores_do_not_depend_on_workers_and_batches(
     study: Path, reference: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, int]
 ):
-    def decode_late(entry: Entry, reader: Reader, options: decode.DecodeOptions) -> list[Decoded]:
-        time.sleep(hashlib.sha256(entry.path.encode()).digest()[0] / 255 / 100)
-        return decode.decode(entry, reader, options)
-
-    monkeypatch.setattr(scan, "decode", decode_late)
+    monkeypatch.setattr(scan, "DecoderPool", partial(DecoderPool, decode=decoders.late))
     run([study], tmp_path / "out.csv", **options)
     assert (tmp_path / "out.csv").read_bytes() == reference
 
@@ -384,11 +382,8 @@ def test_files_are_decoded_ahead_up_to_a_bound(tmp_path: Path, monkeypatch: pyte
         for taken in range(1, files + 1):
             yield Entry(f"/slice-{taken}")
 
-    def blank(entry: Entry, reader: Reader, options: decode.DecodeOptions) -> list[Decoded]:
-        return [Decoded(entry.path, entry.folder, None, image=np.zeros((8, 8), np.uint8))]
-
     monkeypatch.setattr(scan, "find_entries", many)
-    monkeypatch.setattr(scan, "decode", blank)
+    monkeypatch.setattr(scan, "DecoderPool", partial(DecoderPool, decode=decoders.blank))
     ahead: list[int] = []
     engine = MeanEngine(lambda batch: ahead.append(taken - (batch - 1) * batch_size))
     report = run([], tmp_path / "out.csv", engine, workers=workers, batch_size=batch_size)

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.fileset import FileSet
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, generate_uid
 
-from hemoscan import sources
+from hemoscan import bounds, sources
 from hemoscan.card import BRAIN
 from hemoscan.decode import DecodeOptions, decode
 from hemoscan.phantom import make_phantom, write_dicom
@@ -285,7 +285,7 @@ def test_an_encrypted_member_is_an_error_and_the_others_are_read(tmp_path: Path)
 def test_a_member_that_grows_too_much_is_an_error_that_names_the_limit(tmp_path: Path):
     write_zip(tmp_path / "bomb.zip", {"bomb.dcm": bytes(2**21), "small.dcm": bytes(2**20)})
     bomb, small = find_entries([tmp_path])
-    assert f"legal: up to {sources.MAX_ZIP_RATIO} times" in (bomb.error or "")
+    assert f"legal: up to {bounds.MAX_RATIO} times" in (bomb.error or "")
     assert small.error is None
 
 
