@@ -1,4 +1,4 @@
-"""One scan: what is new is decoded ahead in other processes, scored in batches, kept; CSVs are written from what is kept."""
+"""One scan: what is new is decoded ahead elsewhere, scored in batches and kept; CSVs are written from what is kept."""
 
 from __future__ import annotations
 
