@@ -15,12 +15,14 @@ PACKAGE = Path(hemoscan.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
-    frozenset({"scan"}),
+    frozenset({"scan", "report"}),
+    frozenset({"redraw", "reread"}),
     frozenset({"results", "decode", "engine", "state", "selection"}),
-    frozenset({"aggregate", "sources", "networks", "devices", "phantom", "schema", "identifiers"}),
+    frozenset({"page"}),
+    frozenset({"aggregate", "sources", "networks", "devices", "phantom", "pictures", "schema", "identifiers"}),
     frozenset({"dicom", "raster", "preprocess"}),
     frozenset({"card", "slices", "sniff", "outputs", "machine"}),
-    frozenset({"config", "lock", "logs", "resilient", "stopping", "text"}),
+    frozenset({"chart", "config", "heatmap", "located", "lock", "logs", "resilient", "stopping", "text"}),
     frozenset({"errors"}),
 )
 CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command"}
