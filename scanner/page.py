@@ -9,6 +9,7 @@ import base64
 import hashlib
 import heapq
 import io
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -215,11 +216,7 @@ class Page:
             yield StudyView(
                 rank=rank,
                 study=study,
-                folder=flagged[0].decoded.folder
-                if flagged
-                else str(Path(study.example).parent)
-                if study.example
-                else "",
+                folder=flagged[0].decoded.folder if flagged else os.path.dirname(study.example),  # noqa: PTH120
                 newest=_utc(study.newest_mtime),
                 slices=[SliceView(row, self._pictures.key(row), self._pictures.find(row)) for row in flagged],
                 charts=[draw_chart(points, self._threshold) for points in _largest(kept.series)],

@@ -1,4 +1,4 @@
-"""Pictures of slices that were scored by an earlier run: the state keeps no pixels, so they are read and scored again."""
+"""Pictures of slices that an earlier run scored: the state keeps no pixels, so they are read and scored again."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def redraw(
     pictures: Pictures,
     engine: Engine,
     options: DecodeOptions,
+    *,
     batch_size: int,
     go_on: Callable[[], bool] = lambda: True,
 ) -> int:

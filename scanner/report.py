@@ -61,6 +61,6 @@ def write_report(
         studies = list(worklist.ranked())
         lacking = list(page.lacking(studies))
         if lacking and engine is not None:
-            redraw(lacking, pictures, engine(), found.decoding, batch_size)
+            redraw(lacking, pictures, engine(), found.decoding, batch_size=batch_size)
         page.write(studies, {**found.record, "counts": counts}, found.as_of)
     return studies

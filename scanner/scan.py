@@ -238,7 +238,12 @@ class _Run:
         if lacking:
             options = job.options
             redraw(
-                lacking, job.pictures, job.engine, options.decoding, options.batch_size, lambda: self.ending() == DONE
+                lacking,
+                job.pictures,
+                job.engine,
+                options.decoding,
+                batch_size=options.batch_size,
+                go_on=lambda: self.ending() == DONE,
             )
             self._results.write_page()
 
