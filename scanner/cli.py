@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hemoscan.page import Page
     from hemoscan.pictures import Pictures
     from hemoscan.reread import Reread
-    from hemoscan.resilient import ResilientEngine
+    from hemoscan.resilient import Engine, ResilientEngine
     from hemoscan.results import Results
     from hemoscan.scan import Report, ScanOptions
 
@@ -507,8 +507,6 @@ def _summary(report: Report, results: Results) -> str:
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
 def report(results: Path | None, output: Path | None, state: Path | None, **options: Any) -> None:
     """Write the worklist as a page for a browser, from the RESULTS.csv of a scan (hemoscan.csv) or from its state."""
-    from hemoscan.devices import pick_device  # noqa: PLC0415
-    from hemoscan.engine import DEFAULT_BATCH_SIZE  # noqa: PLC0415
     from hemoscan.report import write_report  # noqa: PLC0415
     from hemoscan.results import check_output  # noqa: PLC0415
 
@@ -519,15 +517,19 @@ def report(results: Path | None, output: Path | None, state: Path | None, **opti
     results = results or Path(DEFAULT_OUTPUT)
     output = output or results.with_suffix(".html")
     check_output(output)
-    device = pick_device(options["device"])
+
+    def load(model: Model) -> Engine:
+        from hemoscan.devices import pick_device  # noqa: PLC0415
+
+        return _engine(model, pick_device(options["device"]), options["precision"])
+
     with _reread(results, state, options) as (model, found):
         studies = write_report(
             found,
             model,
             output,
             stale_after=options["stale_after"],
-            engine=(lambda: _engine(model, device, options["precision"])) if options["pictures"] else None,
-            batch_size=DEFAULT_BATCH_SIZE[device.type],
+            load=load if options["pictures"] else None,
         )
     click.echo(f"{len(studies)} studies, {sum(study.flag is True for study in studies)} flagged: {output}", err=True)
 

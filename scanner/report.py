@@ -16,9 +16,11 @@ from hemoscan.reread import Reread
 from hemoscan.resilient import Engine
 from hemoscan.slices import ERROR, OK, SKIPPED
 
+BATCH_SIZE = 16
+
 
 def write_report(
-    found: Reread, model: Model, path: Path, *, stale_after: float, engine: Callable[[], Engine] | None, batch_size: int
+    found: Reread, model: Model, path: Path, *, stale_after: float, load: Callable[[Model], Engine] | None
 ) -> list[Study]:
     """Write the page.
 
@@ -32,10 +34,8 @@ def write_report(
         The page; pictures of one that is there already are taken over.
     stale_after
         Hours after which the page raises an alarm.
-    engine
+    load
         Loads what makes the maps, called only if a picture is lacking; None: slices may go without picture.
-    batch_size
-        Slices at a time.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def write_report(
             page.add(row)
         studies = list(worklist.ranked())
         lacking = list(page.lacking(studies))
-        if lacking and engine is not None:
-            redraw(lacking, pictures, engine(), found.decoding, batch_size=batch_size)
+        if lacking and load is not None:
+            redraw(lacking, pictures, load(model), found.decoding, batch_size=BATCH_SIZE)
         page.write(studies, {**found.record, "counts": counts}, found.as_of)
     return studies
