@@ -120,7 +120,9 @@ def _csv_row(cells: dict[str, str], newest: dict[str, float]) -> Row:
     if status not in (OK, SKIPPED, ERROR):
         raise ValueError(f"status {status!r}; legal: {OK}, {SKIPPED}, {ERROR}")
     identity = Identity(
-        *(restore(cells[name]) for name in ("study_uid", "series_uid", "sop_uid")),
+        study_uid=restore(cells["study_uid"]),
+        series_uid=restore(cells["series_uid"]),
+        sop_uid=restore(cells["sop_uid"]),
         instance_number=int(cells["instance_number"]) if cells["instance_number"] else None,
         z_mm=float(cells["z_mm"]) if cells["z_mm"] else None,
     )

@@ -101,7 +101,8 @@ class Results:
 
     @property
     def _outputs(self) -> list[Path]:
-        wanted = (self.slices_path, self.studies_path, self.record_path, self.jsonl_path, self.page and self.page.path)
+        page = None if self.page is None else self.page.path
+        wanted = (self.slices_path, self.studies_path, self.record_path, self.jsonl_path, page)
         return [path for path in wanted if path is not None]
 
     def publish(self, rows: Iterable[Row], record: Callable[[], dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 
+# The browser takes the protocol on descriptor 3 and gives it on 4.
+EXCHANGE = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for end, wanted in zip(ends, (3, 4)):
+    os.dup2(end, wanted)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
 
 def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
@@ -33,12 +43,11 @@ class Chromium:
 
     def __init__(self, executable: str, folder: Path) -> None:
         """Start it, with its profile in an empty folder."""
+        own = (f"--user-data-dir={folder}", "about:blank")
         to_browser, self._send = os.pipe()
         self._receive, from_browser = os.pipe()
-        # The protocol's pipe is descriptors 3 and 4 of the browser.
-        exchange = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
         self._process = subprocess.Popen(  # noqa: S603
-            ["/bin/sh", "-c", exchange, executable, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
+            [sys.executable, "-c", EXCHANGE, str(to_browser), str(from_browser), executable, *FLAGS, *own],
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

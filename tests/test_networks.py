@@ -22,6 +22,7 @@ from hemoscan.errors import CardError, StartError
 from hemoscan.networks import (
     Classifier,
     build_classifier,
+    collecting_maps,
     load_classifier,
     save_weights,
     start_classifier,
@@ -310,3 +311,18 @@ def test_imagenet_is_taken_from_the_cache(offline: Path, torchvision_state: dict
     network = start_classifier("densenet121", BRAIN, "imagenet").network
     assert_same(backbone(network.state_dict()), backbone(torchvision_state))
     assert network.classifier[1].weight.shape == (1, 1024)
+
+
+def test_the_class_activation_map_is_exact(classifier: tuple[str, Classifier]):
+    """Its mean is the logit, for both networks and images that are not square."""
+    architecture, network = classifier
+    grey = torch.randint(0, 71, (2, 96, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(grey)
+        with collecting_maps(network, architecture) as maps:
+            logits = network(grey)
+        network(grey)
+    assert torch.equal(logits, expected)
+    assert [tuple(each.shape) for each in maps] == [(2, 3, 2)], "only within"
+    assert maps[0].std() > 0
+    torch.testing.assert_close(maps[0].mean((1, 2)), expected, rtol=1e-4, atol=1e-5)
