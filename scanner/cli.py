@@ -504,7 +504,13 @@ def _summary(report: Report, results: Results) -> str:
 @click.option(
     "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
 )
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 where the device computes in it, else fp32.",
+)
 def report(results: Path | None, output: Path | None, state: Path | None, **options: Any) -> None:
     """Write the worklist as a page for a browser, from the RESULTS.csv of a scan (hemoscan.csv) or from its state."""
     from hemoscan.report import write_report  # noqa: PLC0415
