@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -33,10 +35,17 @@ def colour(activation: NDArray[np.float32]) -> NDArray[np.uint8]:
     """
     low, high = SCALE
     share = np.clip((np.nan_to_num(activation) - low) / (high - low), 0, 1)
+    found: NDArray[np.uint8] = _colours()[(255 * share + 0.5).astype(np.uint8)]
+    return found
+
+
+@lru_cache(maxsize=1)
+def _colours() -> NDArray[np.uint8]:
+    """Return the scale in 256 steps, RGBA, of shape (256, 4)."""
+    share = np.linspace(0, 1, 256)
     steps = np.linspace(0, 1, len(PLASMA))
     channels = [np.interp(share, steps, [stop[channel] for stop in PLASMA]) for channel in range(3)]
-    alpha = 255 * OPACITY * np.minimum(4 * share, 1)
-    return np.stack([*channels, alpha], axis=-1).astype(np.uint8)
+    return np.stack([*channels, 255 * OPACITY * np.minimum(4 * share, 1)], axis=-1).astype(np.uint8)
 
 
 def grey(image: NDArray[np.uint8], limits: tuple[float, float]) -> Image.Image:
@@ -67,17 +76,29 @@ def draw_overlay(
     PIL.Image.Image
         RGB, without metadata.
     """
-    picture = Image.new("RGB", (_SIDE + _BAR, _SIDE + 2 * _LINE))
+    picture = _frame().copy()
     picture.paste(grey(image, limits).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
     heat = Image.fromarray(colour(upsample(activation, _SIDE)))
     picture.paste(heat.convert("RGB"), (0, 0), heat.getchannel("A"))
+    low, high = limits
+    text = f"{caption} · {low:g} to {high:g} HU"
+    ImageDraw.Draw(picture).text((6, _SIDE + _LINE), text, fill="white", font=_font(14))
+    return picture
+
+
+@lru_cache(maxsize=1)
+def _frame() -> Image.Image:
+    """Return what all overlays share: the scale and the notice."""
+    picture = Image.new("RGB", (_SIDE + _BAR, _SIDE + 2 * _LINE))
     draw = ImageDraw.Draw(picture)
     _draw_scale(picture, draw)
-    font = ImageFont.load_default(14)
-    draw.text((6, _SIDE + 3), OVERLAY_NOTICE, fill="white", font=font)
-    low, high = limits
-    draw.text((6, _SIDE + _LINE), f"{caption} · {low:g} to {high:g} HU", fill="white", font=font)
+    draw.text((6, _SIDE + 3), OVERLAY_NOTICE, fill="white", font=_font(14))
     return picture
+
+
+@lru_cache(maxsize=2)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
 
 
 def _draw_scale(picture: Image.Image, draw: ImageDraw.ImageDraw) -> None:
@@ -89,7 +110,7 @@ def _draw_scale(picture: Image.Image, draw: ImageDraw.ImageDraw) -> None:
     ground = Image.new("RGB", bar.size, (96, 96, 96))
     ground.paste(bar.convert("RGB"), (0, 0), bar.getchannel("A"))
     picture.paste(ground, (_SIDE + 8, top))
-    font = ImageFont.load_default(12)
+    font = _font(12)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
         draw.text((_SIDE + 27, y), f"{low + share * (high - low):g}", fill="white", font=font, anchor="lm")

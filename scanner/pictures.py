@@ -143,7 +143,7 @@ class Pictures:
         caption = f"{self._card.name}: {row.probability:.3f}"
         overlay = draw_overlay(image, activation, self._spec.limits, caption)
         name = overlay_name(row)
-        write_atomically(folder / name, lambda file: overlay.save(file, "PNG"))
+        write_atomically(folder / name, lambda file: overlay.save(file, "PNG", compress_level=1))
         self._overlays.add(name)
 
     def _load(self, page: Path) -> None:
@@ -183,5 +183,5 @@ def _list_folder(folder: Path) -> set[str]:
 
 def _webp(picture: Image.Image) -> bytes:
     content = io.BytesIO()
-    picture.save(content, "WEBP", quality=QUALITY)
+    picture.save(content, "WEBP", quality=QUALITY, method=2)
     return content.getvalue()

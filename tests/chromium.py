@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,15 @@ class Chromium:
 
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a file, and wait until it is loaded."""
-        self.call("Page.navigate", url="about:blank")
+        self._go("about:blank")
         self.events.clear()
-        self.call("Page.navigate", url=path.as_uri() + fragment)
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._next())
+        self._go(path.as_uri(), fragment)
+
+    def _go(self, url: str, fragment: str = "") -> None:
+        self.call("Page.navigate", url=url + fragment)
+        there = f"location.href.split('#')[0] === {json.dumps(url)} && document.readyState === 'complete'"
+        while not self.run(there):
+            time.sleep(0.02)
 
     def run(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""

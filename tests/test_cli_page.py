@@ -71,7 +71,7 @@ def test_a_scan_and_reports_of_it(study: Path, card_path: Path, tmp_path: Path, 
 def test_overlays_are_not_laid_where_the_next_scan_would_find_them(study: Path, card_path: Path, folder: str):
     result = invoke("scan", study, "-m", card_path, "-d", "cpu", "-o", study / "out.csv", "--heatmaps", study / folder)
     assert result.exit_code == 2
-    assert "lies in what is scanned; legal: a folder elsewhere" in result.output
+    assert "lies in what is scanned, so would be scanned; legal: a folder elsewhere" in result.output
     assert not (study / "maps").exists()
 
 

@@ -22,6 +22,7 @@ from hemoscan.phantom import make_phantom, write_dicom, write_png
 from hemoscan.pictures import Pictures
 from hemoscan.report import write_report
 from hemoscan.reread import Reread, read_record, read_results, read_state, time_of
+from hemoscan.resilient import Engine, ResilientEngine
 from hemoscan.results import SLICE_COLUMNS, Results
 from hemoscan.scan import Job, Report, ScanOptions, scan
 from hemoscan.state import State
@@ -64,7 +65,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(study: Path, tmp_path: Path) -> Callable[..., Report]:
     """Scan the study; returns the report."""
 
-    def run(engine: MappingEngine, *, html: bool = False, maps: bool = False, jsonl: bool = False) -> Report:
+    def run(engine: Engine, *, html: bool = False, maps: bool = False, jsonl: bool = False) -> Report:
         options = ScanOptions(DecodeOptions(BRAIN), threshold=THRESHOLD, batch_size=3, workers=2)
         with contextlib.ExitStack() as stack:
             pictures, page = None, None
@@ -155,6 +156,24 @@ def test_json_lines_are_the_rows_of_the_csv(run: Callable[..., Report], tmp_path
         if line["status"] == "ok":
             assert f"{line['probability']:.6f}" == cell[7]
             assert str(line["flag"]) == cell[8]
+
+
+def test_pictures_survive_a_batch_that_is_too_large(run: Callable[..., Report], tmp_path: Path):
+    class Small(MappingEngine):
+        def logits_and_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+            if len(images) > 1:
+                raise RuntimeError("CUDA out of memory")
+            return super().logits_and_maps(images)
+
+    report = run(MappingEngine(), maps=True)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "maps").iterdir()}
+    (tmp_path / "state.sqlite").unlink()
+    for path in (tmp_path / "maps").iterdir():
+        path.unlink()
+    engine = ResilientEngine(Small())
+    assert run(engine, maps=True).flagged == report.flagged
+    assert {path.name: path.read_bytes() for path in (tmp_path / "maps").iterdir()} == whole
+    assert engine.notes
 
 
 def report_of(found: Reread, page: Path, engine: MappingEngine | None) -> int:
