@@ -32,6 +32,11 @@ class Study:
         return max(self.top)[0] if self.top else None
 
     @property
+    def flag(self) -> bool | None:
+        """Whether any slice is flagged; None if no slice was scored."""
+        return None if self.score is None else self.n_flagged > 0
+
+    @property
     def top_slices(self) -> list[str]:
         """Names of the slices with the highest probabilities, highest first."""
         return [name for _, name in sorted(self.top, key=lambda item: (-item[0], item[1]))]
@@ -52,6 +57,11 @@ class Study:
             push(self.top, (row.probability, name))
 
 
+def study_of(row: Row) -> str:
+    """Return what a row's study is known by: StudyInstanceUID, or the folder of what has none."""
+    return row.decoded.identity.study_uid or row.decoded.folder
+
+
 class Worklist:
     """Studies, the most urgent first.
 
@@ -64,7 +74,7 @@ class Worklist:
 
     def add(self, row: Row) -> None:
         """Count a row in."""
-        uid = row.decoded.identity.study_uid or row.decoded.folder
+        uid = study_of(row)
         if uid not in self._studies:
             self._studies[uid] = Study(uid)
         self._studies[uid].add(row)

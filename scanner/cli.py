@@ -24,7 +24,10 @@ from hemoscan.errors import CardError, HemoscanError, LockedError, OptionError, 
 if TYPE_CHECKING:
     from hemoscan.card import Model
     from hemoscan.engines import EngineChoice
-    from hemoscan.resilient import ResilientEngine
+    from hemoscan.page import Page
+    from hemoscan.pictures import Pictures
+    from hemoscan.reread import Reread
+    from hemoscan.resilient import Engine, ResilientEngine
     from hemoscan.results import Results
     from hemoscan.scan import Report, ScanOptions
 
@@ -139,6 +142,13 @@ def check_seconds(_ctx: click.Context, _param: click.Parameter, value: float | N
     """Refuse what is no time that passes."""
     if value is not None and not (math.isfinite(value) and value >= 0):
         raise click.BadParameter(f"{value}; legal: seconds, 0 or more.")
+    return value
+
+
+def check_hours(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
+    """Refuse what is no age."""
+    if not (math.isfinite(value) and value > 0):
+        raise click.BadParameter(f"{value}; legal: hours, above 0.")
     return value
 
 
@@ -281,6 +291,29 @@ def parse_window(text: str) -> tuple[float, float]:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Database of what was scanned.  [default: in the user's state folder, one an output]",
 )
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the worklist as a page for a browser, with the flagged slices' pictures.",
+)
+@click.option(
+    "--heatmaps",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Also write each flagged slice with its heatmap, as PNG.",
+)
+@click.option(
+    "--jsonl", type=click.Path(path_type=Path, dir_okay=False), help="Also write the CSV's rows as JSON lines."
+)
+@click.option(
+    "--stale-after",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="HOURS",
+    callback=check_hours,
+    help="Age from which the page raises an alarm.",
+)
 @click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Append a log to this file.")
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of the log's lines."
@@ -330,7 +363,6 @@ def _scan_locked(
     choice = choose_engine(options["engine"], options["device"], options["precision"], options["threads"])
     settings = _settings(model, choice.batch_size, options)
     arguments = {"paths": [str(path) for path in paths], "output": str(output), **_as_json(options)}
-    results = Results(output, identifiers=options["identifiers"])
     log = logging.getLogger(__name__)
 
     def say(text: str) -> None:
@@ -338,13 +370,15 @@ def _scan_locked(
         if not options["quiet"]:
             click.echo(text, err=True)
 
-    with State(options["state"]) as state:
+    with State(options["state"]) as state, _pictures(model, settings, paths, options) as pictures:
+        page = _page(model, settings.threshold, pictures, options)
+        results = Results(output, identifiers=options["identifiers"], jsonl=options["jsonl"], page=page)
         engine = _engine(model, choice, say)
         where = f"{choice.device} in {choice.precision} ({choice.name})"
         log.info("%s on %s, state %s, output %s", model.card.name, where, state.path, output, extra={"shown": True})
         if not options["quiet"]:
             click.echo(f"{model.card.name} on {where}, flags from {settings.threshold:.4f}", err=True)
-        job = Job(paths, model, engine, settings, arguments, own)
+        job = Job(paths, model, engine, settings, arguments, own, pictures)
         with graceful() as stop, _progress(options["quiet"]) as progress:
             report = run_scan(job, results, state, progress, stop)
     for line in (summary := _summary(report, results)).splitlines():
@@ -354,6 +388,34 @@ def _scan_locked(
     if stop.signal is None:
         return report.return_code
     raise KeyboardInterrupt if stop.signal == signal.SIGINT else Terminated(128 + stop.signal)
+
+
+@contextlib.contextmanager
+def _pictures(
+    model: Model, settings: ScanOptions, paths: tuple[Path, ...], options: dict[str, Any]
+) -> Iterator[Pictures | None]:
+    """Yield what takes the pictures, None if none are wanted."""
+    folder: Path | None = options["heatmaps"]
+    if folder is None and options["html"] is None:
+        yield None
+        return
+    if folder is not None and any(folder.resolve().is_relative_to(path.resolve()) for path in paths):
+        raise OptionError(
+            f"--heatmaps {folder}: lies in what is scanned, so would be scanned; legal: a folder elsewhere"
+        )
+    from hemoscan.pictures import Pictures  # noqa: PLC0415
+
+    pictures = Pictures(model.card, settings.decoding.spec, heatmaps=folder, page=options["html"])
+    with contextlib.closing(pictures):
+        yield pictures
+
+
+def _page(model: Model, threshold: float, pictures: Pictures | None, options: dict[str, Any]) -> Page | None:
+    if options["html"] is None or pictures is None:
+        return None
+    from hemoscan.page import Page  # noqa: PLC0415
+
+    return Page(options["html"], model.card, threshold, pictures, stale_after=options["stale_after"])
 
 
 def _as_json(options: dict[str, Any]) -> dict[str, Any]:
@@ -418,6 +480,7 @@ def _summary(report: Report, results: Results) -> str:
     counts = report.counts
     rate = report.scored / report.seconds if report.seconds else 0.0
     known = [f"{report.known} files known from earlier runs, {report.scored} slices scored now"] if report.known else []
+    extras = [f"page      {results.page.path}"] if results.page else []
     return "\n".join(
         (
             f"{counts['ok']} slices scored, {report.flagged} flagged, in {len(results.studies)} studies",
@@ -427,8 +490,104 @@ def _summary(report: Report, results: Results) -> str:
             f"slices    {results.slices_path}",
             f"worklist  {results.studies_path}",
             f"record    {results.record_path}",
+            *extras,
         )
     )
+
+
+@cli.command()
+@click.argument("results", required=False, type=click.Path(path_type=Path, dir_okay=False), metavar="[RESULTS.csv]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The page.  [default: RESULTS.html]",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Take what this database of a scan knows, in place of a CSV.",
+)
+@click.option("-m", "--model", help="A name from `hemoscan models`, or a card (.json).  [default: that of the scan]")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    callback=check_finite,
+    help="With --state: probability from which a slice is flagged.  [default: the card's]",
+)
+@click.option(
+    "--pictures/--no-pictures", default=True, help="Score flagged slices again for pictures that are lacking."
+)
+@click.option(
+    "--stale-after",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="HOURS",
+    callback=check_hours,
+    help="Age of the results from which the page raises an alarm.",
+)
+@click.option(
+    "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 where the device computes in it, else fp32.",
+)
+def report(results: Path | None, output: Path | None, state: Path | None, **options: Any) -> None:
+    """Write the worklist as a page for a browser, from the RESULTS.csv of a scan (hemoscan.csv) or from its state."""
+    from hemoscan.report import write_report  # noqa: PLC0415
+    from hemoscan.results import check_output  # noqa: PLC0415
+
+    if results is not None and state is not None:
+        raise OptionError("RESULTS.csv and --state both name a scan; legal: one of them")
+    if state is None and options["threshold"] is not None:
+        raise OptionError("--threshold: a CSV has its flags; legal: with --state")
+    results = results or Path(DEFAULT_OUTPUT)
+    output = output or results.with_suffix(".html")
+    check_output(output)
+
+    def load(model: Model) -> Engine:
+        from hemoscan.engines import choose_engine  # noqa: PLC0415
+
+        choice = choose_engine(device=options["device"], precision=options["precision"])
+        return _engine(model, choice, lambda text: click.echo(text, err=True))
+
+    with _reread(results, state, options) as (model, found):
+        studies = write_report(
+            found,
+            model,
+            output,
+            stale_after=options["stale_after"],
+            load=load if options["pictures"] else None,
+        )
+    click.echo(f"{len(studies)} studies, {sum(study.flag is True for study in studies)} flagged: {output}", err=True)
+
+
+@contextlib.contextmanager
+def _reread(results: Path, state: Path | None, options: dict[str, Any]) -> Iterator[tuple[Model, Reread]]:
+    """Yield what a scan left behind, and the model that it was scored by."""
+    from hemoscan import reread  # noqa: PLC0415
+    from hemoscan.card import find_model  # noqa: PLC0415
+    from hemoscan.lock import locked  # noqa: PLC0415
+    from hemoscan.state import State  # noqa: PLC0415
+
+    if state is None:
+        record = reread.read_record(results)
+        model = find_model(options["model"] or str(record["arguments"].get("model", record["model"])))
+        if model.card.sha256 != record["sha256"]:
+            raise OptionError(
+                f"{results}: was scored by other weights than those of {model.card.name}; name its --model"
+            )
+        yield model, reread.read_results(results, record, model)
+        return
+    as_of = reread.time_of(state)
+    model = find_model(options["model"] or DEFAULT_MODEL)
+    with locked(state), State(state) as opened:
+        yield model, reread.read_state(opened, as_of, model, options["threshold"])
 
 
 @cli.command()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hemoscan.card import Model
 from hemoscan.devices import autocast
-from hemoscan.networks import load_classifier
+from hemoscan.networks import collecting_maps, load_classifier
 
 
 class TorchEngine:
@@ -18,6 +18,7 @@ class TorchEngine:
         """Load the model; raises CardError if its weights are missing or changed."""
         self._device = device
         self._precision = precision
+        self._architecture = model.card.architecture
         self._classifier = load_classifier(model).to(device)
 
     def describe(self) -> dict[str, str]:
@@ -36,3 +37,13 @@ class TorchEngine:
             # Apple GPUs have no float64.
             logits = [self._classifier(torch.from_numpy(part).to(self._device)).cpu().double() for part in parts]
         return torch.cat(logits).numpy()
+
+    @torch.inference_mode()
+    def logits_and_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return logits, to the bit those of `logits`, and class activation maps of shape (n, h, w), by one inference.
+
+        The mean of a map is its logit, within the precision.
+        """
+        with collecting_maps(self._classifier, self._architecture) as maps:
+            logits = self.logits(images)
+        return logits, torch.cat([part.cpu() for part in maps]).numpy()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from hemoscan.dicom import read_first_values
+from hemoscan.located import locate
 from hemoscan.sniff import DICOM, sniff
 
 COLUMNS = ("patient_id", "accession_number", "study_date")
@@ -37,13 +38,9 @@ def read_identifiers(path: str) -> tuple[str, ...]:
 
 
 def _open(path: str) -> IO[bytes]:
-    """Open a file, or a member of a zip: the archive is the first part of the path that is a file."""
-    if Path(path).is_file():
-        return Path(path).open("rb")
-    at = path.find("!")
-    while at >= 0:
-        if Path(path[:at]).is_file():
-            with zipfile.ZipFile(path[:at]) as archive:
-                return archive.open(path[at + 1 :])  # the archive's file stays open until its members are closed
-        at = path.find("!", at + 1)
-    raise FileNotFoundError(path)
+    """Open a file, or a member of a zip."""
+    file, member = locate(path)
+    if member is None:
+        return Path(file).open("rb")
+    with zipfile.ZipFile(file) as archive:
+        return archive.open(member)  # the archive's file stays open until its members are closed

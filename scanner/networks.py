@@ -7,7 +7,10 @@ Recognition, CVPR 2016; the top as in the report.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -20,6 +23,8 @@ from hemoscan.errors import CardError, StartError
 
 DROPOUT = 0.5
 TOPS = {"densenet121": "classifier", "resnet101": "fc"}
+# The modules whose output, rectified, is pooled for the top.
+LAST_FEATURES = {"densenet121": "features", "resnet101": "layer4"}
 # torchvision still loads DenseNet files with the names of its first release, such as denselayer1.norm.1.weight.
 OLD_DENSENET_NAME = re.compile(
     r"^(.*denselayer\d+\.(?:norm|relu|conv))\.(\d\.(?:weight|bias|running_mean|running_var|num_batches_tracked))$"
@@ -66,26 +71,20 @@ class Classifier(nn.Module):
 class MappedClassifier(nn.Module):
     """A classifier that also returns its class activation map, for inference.
 
-    Both networks end in global average pooling and one linear unit, so the map is exact, needs no gradients, and its
-    mean is the logit.
-
-    Source: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016.
+    See `activation_map`.
     """
 
     def __init__(self, classifier: Classifier, architecture: str) -> None:
         super().__init__()
         self.classifier = classifier
         network = classifier.network
-        # torchvision applies DenseNet's last activation, and the pooling of both, outside of these modules.
-        parts = [network.features, nn.ReLU()] if architecture == "densenet121" else list(network.children())[:-2]
+        parts = [network.features] if architecture == "densenet121" else list(network.children())[:-2]
         self.body = nn.Sequential(*parts)
         self.unit = top_unit(classifier, architecture)
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits of shape (n,), maps of shape (n, h, w), for grey values (HU) of shape (n, rows, columns)."""
-        features = self.body(self.classifier.normalise(grey)).float()
-        # A product and a sum rather than a convolution, which OpenVINO would compute in bf16 where it runs in that.
-        maps = (features * self.unit.weight[0, :, None, None]).sum(1) + self.unit.bias
+        maps = activation_map(self.body(self.classifier.normalise(grey)), self.unit)
         return maps.mean((1, 2)), maps
 
 
@@ -108,6 +107,35 @@ def top_unit(classifier: Classifier, architecture: str) -> nn.Linear:
     if not isinstance(unit, nn.Linear):
         raise TypeError(f"top of {architecture} is {type(unit).__name__}, not Linear")
     return unit
+
+
+def activation_map(features: Tensor, unit: nn.Linear) -> Tensor:
+    """Return class activation maps of shape (n, h, w), logits, for features of shape (n, channels, h, w).
+
+    Both networks end in global average pooling of rectified features and one linear unit, so the map is exact, needs no
+    gradients, and its mean is the logit. The unit's bias is spread evenly.
+
+    Source: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016.
+    """
+    # A product and a sum rather than a convolution, which OpenVINO would compute in bf16 where it runs in that.
+    return (torch.relu(features.float()) * unit.weight[0, :, None, None]).sum(1) + unit.bias
+
+
+@contextmanager
+def collecting_maps(classifier: Classifier, architecture: str) -> Iterator[list[Tensor]]:
+    """Collect the class activation maps of every call within: a second output that leaves the logits' bits alone."""
+    maps: list[Tensor] = []
+    unit = top_unit(classifier, architecture)
+
+    def collect(_module: nn.Module, _inputs: Any, features: Tensor) -> None:
+        maps.append(activation_map(features, unit))
+
+    last = getattr(classifier.network, LAST_FEATURES[architecture])
+    handle = last.register_forward_hook(collect)
+    try:
+        yield maps
+    finally:
+        handle.remove()
 
 
 def start_classifier(architecture: str, spec: InputSpec, init: str) -> Classifier:

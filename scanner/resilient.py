@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 # What PyTorch says when the device, not the model or the input, has failed.
 LOST = ("CUDA error", "CUDA driver", "cuDNN", "CUDNN", "CUBLAS", "cuBLAS", "HIP error", "MPS backend", "device-side")
+
+Scores = TypeVar("Scores")
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +23,9 @@ class Engine(Protocol):
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return logits of shape (n,) for inputs of shape (n, size, size)."""
+
+    def logits_and_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return the same logits, and class activation maps of shape (n, h, w), in logits."""
 
     def describe(self) -> dict[str, str]:
         """Return name, device and precision, for the run record."""
@@ -43,19 +48,28 @@ class ResilientEngine:
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return logits of shape (n,) for inputs of shape (n, size, size), all by one engine."""
-        parts: list[NDArray[np.float64]] = []
+        return np.concatenate(self._run(images, lambda engine, part: engine.logits(part)))
+
+    def logits_and_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Return logits and class activation maps of shape (n, h, w), all by one engine."""
+        logits, maps = zip(*self._run(images, lambda engine, part: engine.logits_and_maps(part)), strict=True)
+        return np.concatenate(logits), np.concatenate(maps)
+
+    def _run(self, images: NDArray[np.uint8], score: Callable[[Engine, NDArray[np.uint8]], Scores]) -> list[Scores]:
+        """Score in parts as large as the engine takes; start over should another take its place."""
+        parts: list[Scores] = []
         done = 0
         while done < len(images):
             part = images[done : done + (self._most or len(images))]
             try:
-                parts.append(self._engine.logits(part))
+                parts.append(score(self._engine, part))
             except RuntimeError as error:
                 if not self._halve(error, len(part)):
                     self._hand_over(error)
                     parts, done = [], 0
                 continue
             done += len(part)
-        return np.concatenate(parts)
+        return parts
 
     def _halve(self, error: RuntimeError, size: int) -> bool:
         """Go on with half the batch, if that was too large."""

@@ -1,4 +1,4 @@
-"""The three output files of a scan: slices, worklist, run record."""
+"""The output files of a scan: slices, worklist, run record; JSON lines and a page, if wanted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hemoscan.aggregate import Study, Worklist
 from hemoscan.errors import OptionError, OutputError
 from hemoscan.identifiers import COLUMNS, read_identifiers
 from hemoscan.outputs import neutralise, remove_leftovers, write_atomically
+from hemoscan.page import Page
 from hemoscan.slices import PROBABILITY_DIGITS, Row
 from hemoscan.sniff import DICOM, HEAD_BYTES, RASTER, ZIP, sniff
 
@@ -47,12 +48,16 @@ STUDY_COLUMNS = (
     "newest_file",
 )
 SEPARATOR = " | "
+Z_DIGITS = 3
+DECIMALS = {"z_mm": f"{{:.{Z_DIGITS}f}}", "probability": f"{{:.{PROBABILITY_DIGITS}f}}"}
 
 
 class Results:
     """Writes `NAME.csv`, `NAME.studies.csv` and `NAME.run.json`, each whole or not at all."""
 
-    def __init__(self, output: Path, *, identifiers: bool = False) -> None:
+    def __init__(
+        self, output: Path, *, identifiers: bool = False, jsonl: Path | None = None, page: Page | None = None
+    ) -> None:
         """Check that the outputs can be written, before hours of work; remove what a killed run left half written.
 
         Parameters
@@ -61,6 +66,10 @@ class Results:
             The path of the slices' CSV.
         identifiers
             Whether the worklist has PatientID, AccessionNumber and StudyDate.
+        jsonl
+            Where the rows go as JSON lines, too; None for nowhere.
+        page
+            The worklist page; None for none.
 
         Raises
         ------
@@ -74,27 +83,30 @@ class Results:
         self.slices_path = output
         self.studies_path = output.with_suffix(".studies.csv")
         self.record_path = output.with_suffix(".run.json")
+        self.jsonl_path = jsonl
+        self.page = page
         self._identifiers = _Identifiers() if identifiers else None
+        self._record: dict[str, Any] = {}
         self.studies: list[Study] = []
         """The studies last published, the most urgent first."""
-        for path in (self.slices_path, self.studies_path, self.record_path):
-            _check_replaceable(path)
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=output.parent):
-                pass
-        except OSError as error:
-            raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
-        for path in (self.slices_path, self.studies_path, self.record_path):
-            remove_leftovers(path)
+        if len(self.paths) < len(self._outputs):
+            raise OptionError(f"outputs {', '.join(map(str, self._outputs))}: two are one file; legal: different ones")
+        for path in self._outputs:
+            check_output(path)
 
     @property
     def paths(self) -> frozenset[str]:
-        """Absolute paths of the three files."""
-        return frozenset(map(os.path.abspath, (self.slices_path, self.studies_path, self.record_path)))
+        """Absolute paths of the files."""
+        return frozenset(map(os.path.abspath, self._outputs))
+
+    @property
+    def _outputs(self) -> list[Path]:
+        page = None if self.page is None else self.page.path
+        wanted = (self.slices_path, self.studies_path, self.record_path, self.jsonl_path, page)
+        return [path for path in wanted if path is not None]
 
     def publish(self, rows: Iterable[Row], record: Callable[[], dict[str, Any]]) -> None:
-        """Write the three files; a reader sees those of before or these, never half of one.
+        """Write the files; a reader sees those of before or these, never half of one.
 
         Parameters
         ----------
@@ -109,18 +121,39 @@ class Results:
             If one cannot be written.
         """
         worklist = Worklist()
+        if self.page is not None:
+            self.page.begin()
 
-        def write_slices(file: IO[bytes]) -> None:
+        def write_slices(file: IO[bytes], lines: IO[bytes] | None = None) -> None:
             file.write(_line(SLICE_COLUMNS))
             for row in rows:
                 file.write(_line(_slice_cells(row)))
                 worklist.add(row)
+                if lines is not None:
+                    lines.write(_json_line(row))
+                if self.page is not None:
+                    self.page.add(row)
 
-        write_atomically(self.slices_path, write_slices)
+        if self.jsonl_path is None:
+            write_atomically(self.slices_path, write_slices)
+        else:
+            write_atomically(
+                self.jsonl_path,
+                lambda lines: write_atomically(self.slices_path, lambda file: write_slices(file, lines)),
+            )
         self.studies = list(worklist.ranked())
         write_atomically(self.studies_path, lambda file: file.writelines(self._study_lines()))
-        text = json.dumps(record(), indent=2, ensure_ascii=False) + "\n"
+        self._record = record()
+        text = json.dumps(self._record, indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.record_path, lambda file: file.write(_encode(text)))
+        self.write_page()
+
+    def write_page(self) -> None:
+        """Write the page, if one is wanted, of what was last published; raises OutputError if it cannot be written."""
+        if self.page is not None:
+            added = self._identifiers
+            identifiers = added.of if added is not None else lambda study: ()
+            self.page.write(self.studies, self._record, datetime.now(UTC), identifiers)
 
     def _study_lines(self) -> Iterator[bytes]:
         added = self._identifiers
@@ -142,11 +175,31 @@ class _Identifiers:
         return self._known[study.uid]
 
 
+def check_output(path: Path) -> None:
+    """Check that an output can be written, and remove what a killed run left of it.
+
+    Raises
+    ------
+    OptionError
+        If it is a folder, a device, an image or an archive.
+    OutputError
+        If its folder cannot be written.
+    """
+    _check_replaceable(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    remove_leftovers(path)
+
+
 def _check_replaceable(path: Path) -> None:
     if not path.exists():
         return
     if not path.is_file():
-        raise OptionError(f"output {path}: is no regular file; legal: the path of a CSV")
+        raise OptionError(f"output {path}: is no regular file; legal: the path of a file")
     try:
         with path.open("rb") as file:
             kind = sniff(file.read(HEAD_BYTES))
@@ -156,23 +209,39 @@ def _check_replaceable(path: Path) -> None:
         raise OptionError(f"output {path}: is an image or an archive, which is never overwritten")
 
 
-def _slice_cells(row: Row) -> tuple[object, ...]:
+def _slice_values(row: Row) -> tuple[str | float | None, ...]:
+    """Return the values of a row, in the order of `SLICE_COLUMNS`."""
     decoded, identity = row.decoded, row.decoded.identity
     return (
-        neutralise(decoded.path),
+        decoded.path,
         decoded.frame,
-        neutralise(identity.study_uid),
-        neutralise(identity.series_uid),
-        neutralise(identity.sop_uid),
+        identity.study_uid,
+        identity.series_uid,
+        identity.sop_uid,
         identity.instance_number,
-        None if identity.z_mm is None else f"{identity.z_mm:.3f}",
-        None if row.probability is None else f"{row.probability:.{PROBABILITY_DIGITS}f}",
+        None if identity.z_mm is None else round(identity.z_mm, Z_DIGITS),
+        None if row.probability is None else round(row.probability, PROBABILITY_DIGITS),
         None if row.flag is None else int(row.flag),
         decoded.status,
-        neutralise(decoded.reason),
-        neutralise(row.model),
-        neutralise("; ".join(decoded.notes)),
+        decoded.reason,
+        row.model,
+        "; ".join(decoded.notes),
     )
+
+
+def _slice_cells(row: Row) -> tuple[object, ...]:
+    return tuple(
+        neutralise(value)
+        if isinstance(value, str)
+        else DECIMALS[column].format(value)
+        if value is not None and column in DECIMALS
+        else value
+        for column, value in zip(SLICE_COLUMNS, _slice_values(row), strict=True)
+    )
+
+
+def _json_line(row: Row) -> bytes:
+    return _encode(json.dumps(dict(zip(SLICE_COLUMNS, _slice_values(row), strict=True)), ensure_ascii=False) + "\n")
 
 
 def _study_cells(rank: int, study: Study) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hemoscan import NOTICE, __version__
 from hemoscan.card import Model
@@ -25,6 +26,8 @@ from hemoscan.dicom import configure_pydicom
 from hemoscan.errors import OutputError
 from hemoscan.isolation import BYTES_PER_TASK, DEFAULT_FILE_TIMEOUT, FILES_PER_TASK, DecoderOptions, DecoderPool
 from hemoscan.machine import describe_machine
+from hemoscan.pictures import Pictures
+from hemoscan.redraw import redraw
 from hemoscan.resilient import Engine
 from hemoscan.results import Results
 from hemoscan.selection import Settling, newest_first
@@ -118,6 +121,8 @@ class Job:
     """What the user asked for, for the run record."""
     own: frozenset[str] = frozenset()
     """Absolute paths of files of the run's own, such as its log, beyond its results and its state."""
+    pictures: Pictures | None = None
+    """Takes the pictures of flagged slices; None: none are made."""
 
 
 def scan(
@@ -163,6 +168,7 @@ def scan(
     if job.options.prune and run.ending() == DONE:
         run.report.pruned = state.prune(map(str, job.paths))
     run.publish(run.ending())
+    run.redraw()
     return run.report
 
 
@@ -186,6 +192,7 @@ class _Run:
         self._own = results.paths | state.paths | job.own
         self._waiting: deque[_File] = deque()
         self._settling: Settling | None = None
+        self._lacking_overlays: list[Row] = []
 
     def ending(self) -> str:
         """Return how the run would end now."""
@@ -224,6 +231,24 @@ class _Run:
         )
         _log.debug("results written: %s", state)
 
+    def redraw(self) -> None:
+        """Make the pictures that are lacking, of slices that were scored by an earlier run."""
+        job, page = self._job, self._results.page
+        if job.pictures is None or self.ending() != DONE:
+            return
+        lacking = self._lacking_overlays + list(page.lacking(self._results.studies) if page else ())
+        if lacking:
+            options = job.options
+            redraw(
+                lacking,
+                job.pictures,
+                job.engine,
+                options.decoding,
+                batch_size=options.batch_size,
+                go_on=lambda: self.ending() == DONE,
+            )
+            self._results.write_page()
+
     def _publish_meanwhile(self) -> float:
         """Publish during a scan; return when to do so again.
 
@@ -241,12 +266,15 @@ class _Run:
         """Yield all rows of the CSV, and count them."""
         report = self.report
         report.counts, report.flagged = {OK: 0, SKIPPED: 0, ERROR: 0}, 0
+        self._lacking_overlays = []
         scored = self._state.rows()
         if unmet:
             scored = itertools.chain(scored, self._state.rows_not_met(map(str, self._job.paths)))
         for item in scored:
             row = _row(*item, self._job)
             report.add(row)
+            if self._job.pictures is not None and self._job.pictures.lacks_overlay(row):
+                self._lacking_overlays.append(row)
             yield row
 
     def _new_entries(self) -> Iterator[Entry]:
@@ -276,7 +304,7 @@ class _Run:
     def _score(self, batch: list[tuple[_File, Decoded]]) -> Iterator[Row]:
         """Score a batch, and give the state the files that are thereby complete."""
         images = [decoded.image for _, decoded in batch if decoded.image is not None]
-        logits = iter(self._job.engine.logits(np.stack(images)).tolist() if images else ())
+        logits, maps = self._infer(images)
         self._state.use(settings_key(self._job))  # the engine may have lost its device
         for file, decoded in batch:
             scored = _with_logit(decoded, None if decoded.image is None else next(logits))
@@ -285,7 +313,21 @@ class _Run:
                 self._state.add(file.position, file.entry, file.scored)
             if scored[0].status == ERROR:
                 _log.info("error: %s: %s", decoded.path, scored[0].reason)
-            yield _row(*scored, self._job)
+            row = _row(*scored, self._job)
+            if self._job.pictures is not None and decoded.image is not None:
+                activation = next(maps)
+                if row.flag:
+                    self._job.pictures.take(row, decoded.image, activation)
+            yield row
+
+    def _infer(self, images: list[NDArray[np.uint8]]) -> tuple[Iterator[float], Iterator[NDArray[np.float32]]]:
+        """Return the images' logits, and if there are to be pictures their maps."""
+        if not images:
+            return iter(()), iter(())
+        if self._job.pictures is None:
+            return iter(self._job.engine.logits(np.stack(images)).tolist()), iter(())
+        logits, maps = self._job.engine.logits_and_maps(np.stack(images))
+        return iter(logits.tolist()), iter(maps)
 
 
 def _chunks(entries: Iterable[Entry], files: int) -> Iterator[list[Entry]]:

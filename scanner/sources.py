@@ -20,6 +20,7 @@ from typing import IO
 
 from hemoscan.bounds import MAX_RATIO, largest
 from hemoscan.errors import ImageError
+from hemoscan.located import locate
 from hemoscan.sniff import HEAD_BYTES, ZIP, sniff
 
 MAX_MEMBER_BYTES = 2 * 2**30
@@ -71,6 +72,19 @@ def find_entries(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Entry]:
     walk = _Walk(roots)
     for root in roots:
         yield from walk.find(root)
+
+
+def entry_at(path: str) -> Entry | None:
+    """Return the entry of a path that was scanned, as results give it; None if it is gone.
+
+    Of two members of a zip with one name it is the last, as Python's zipfile finds them.
+    """
+    try:
+        file, member = locate(path)
+        status = os.stat(file)  # noqa: PTH116 - as above
+        return Entry(path, status.st_mtime, status.st_size, member=member, mtime_ns=status.st_mtime_ns)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
 
 
 def _outermost(roots: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ Nothing of it grows in memory with the number of files; the order in which a run
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -110,6 +111,15 @@ class State:
             self._connection.executemany(_ADD_SLICE, cells)
             self._connection.execute("INSERT OR IGNORE INTO met VALUES (?, ?)", (position, file))
 
+    def settings_of(self, weights: str) -> list[str]:
+        """Return by what slices were scored with weights of this SHA-256, what knows most files last."""
+        with self._told():
+            found = self._connection.execute(
+                "SELECT text FROM settings JOIN files ON files.settings = settings.id"
+                " GROUP BY settings.id ORDER BY count(*), settings.id"
+            ).fetchall()
+        return [text for (text,) in found if json.loads(text).get("weights") == weights]
+
     def commit(self) -> None:
         """Keep what was added, whatever becomes of the process."""
         if self._connection.in_transaction:
@@ -126,6 +136,11 @@ class State:
         with self._told():
             for bounds in _ranges(roots):
                 yield from map(_scored, self._connection.execute(_NOT_MET, (self._settings, *bounds)))
+
+    def rows_known(self) -> Iterator[Scored]:
+        """Yield all that is known by the settings in use."""
+        with self._told():
+            yield from map(_scored, self._connection.execute(_NOT_MET, (self._settings, b"", b"\xff")))
 
     def prune(self, roots: Iterable[str]) -> int:
         """Forget the files under the roots that are gone, and members of zips that changed; return how many.

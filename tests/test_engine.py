@@ -107,3 +107,15 @@ def test_changed_weights_are_refused(untrained: Model, tmp_path: Path):
 def test_the_gpu_agrees_with_the_cpu(untrained: Model, scores: NDArray[np.float64], images: NDArray[np.uint8]):
     engine = TorchEngine(untrained, torch.device("cuda"), "fp32")
     np.testing.assert_allclose(sigmoid(engine.logits(images)), sigmoid(scores), rtol=0, atol=1e-4)
+
+
+def test_maps_come_with_the_same_bits_of_the_logits(
+    engine: TorchEngine, scores: NDArray[np.float64], images: NDArray[np.uint8]
+):
+    logits, maps = engine.logits_and_maps(images)
+    assert logits.tobytes() == scores.tobytes()
+    assert maps.shape == (3, 7, 7)
+    assert maps.dtype == np.float32
+    assert engine.logits(images).tobytes() == scores.tobytes(), "the engine is as it was"
+    np.testing.assert_allclose(maps.mean((1, 2)), logits, rtol=1e-4, atol=1e-5)
+    assert maps.std() > 0

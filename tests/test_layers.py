@@ -15,10 +15,11 @@ PACKAGE = Path(hemoscan.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
-    frozenset({"scan"}),
+    frozenset({"scan", "report"}),
+    frozenset({"redraw", "reread"}),
     frozenset({"isolation"}),
     frozenset({"results", "decode", "engines", "state", "selection"}),
-    frozenset({"engine", "openvino_engine", "exporting"}),
+    frozenset({"engine", "openvino_engine", "exporting", "page"}),
     frozenset(
         {
             "aggregate",
@@ -26,6 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "networks",
             "devices",
             "phantom",
+            "pictures",
             "ir_cache",
             "openvino_runtime",
             "schema",
@@ -34,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"dicom", "raster", "preprocess"}),
     frozenset({"bounds", "card", "head", "slices", "sniff", "outputs", "machine"}),
-    frozenset({"config", "lock", "logs", "resilient", "stopping", "text"}),
+    frozenset({"chart", "config", "heatmap", "located", "lock", "logs", "resilient", "stopping", "text"}),
     frozenset({"errors"}),
 )
 CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command", "trainer.console", "trainer.session"}

@@ -23,6 +23,7 @@ from hemoscan.networks import (
     Classifier,
     MappedClassifier,
     build_classifier,
+    collecting_maps,
     load_classifier,
     save_weights,
     start_classifier,
@@ -314,13 +315,18 @@ def test_imagenet_is_taken_from_the_cache(offline: Path, torchvision_state: dict
 
 
 def test_the_class_activation_map_is_exact(classifier: tuple[str, Classifier]):
-    """Its mean is the logit of the network as it is otherwise called."""
+    """Its mean is the logit of the network as it is otherwise called, for images that are not square, too."""
     architecture, network = classifier
     grey = torch.randint(0, 71, (2, 96, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        logits, maps = MappedClassifier(network, architecture)(grey)
         expected = network(grey)
-    assert maps.shape == (2, 3, 2)
+        with collecting_maps(network, architecture) as collected:
+            logits = network(grey)
+        network(grey)
+        exported_logits, maps = MappedClassifier(network, architecture)(grey)
+    assert torch.equal(logits, expected)
+    assert [tuple(each.shape) for each in collected] == [(2, 3, 2)], "only within"
     assert maps.std() > 0
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(exported_logits, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps, collected[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(maps.mean((1, 2)), expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,117 @@
+"""Class activation maps as pictures: translucent colour over the slice as the network saw it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+# Colours of matplotlib's plasma at equal steps: their lightness rises evenly, also for the colour-blind.
+PLASMA = ((13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33))
+# Fixed, not each slice's own: colours of two slices can be compared. Logits, from the bottom of the scale to its top.
+SCALE = (0.0, 32.0)
+# Of the colour: rises from none at the bottom of the scale to this at a quarter of it, and stays.
+OPACITY = 0.45
+OVERLAY_NOTICE = "Research use only, not for diagnosis"
+
+_SIDE = 448
+_BAR = 76
+_LINE = 22
+
+
+def upsample(activation: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Return a map of shape (h, w) as one of shape (size, size), bilinear with half-pixel centres."""
+    image = Image.fromarray(np.ascontiguousarray(activation, np.float32))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def colour(activation: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return a map of any shape, in logits, as RGBA: nothing at the bottom of `SCALE` and below.
+
+    >>> colour(np.float32([[-3.0, 99.0]]))[0].tolist()
+    [[13, 8, 135, 0], [240, 249, 33, 114]]
+    """
+    low, high = SCALE
+    share = np.clip((np.nan_to_num(activation) - low) / (high - low), 0, 1)
+    found: NDArray[np.uint8] = _colours()[(255 * share + 0.5).astype(np.uint8)]
+    return found
+
+
+@lru_cache(maxsize=1)
+def _colours() -> NDArray[np.uint8]:
+    """Return the scale in 256 steps, RGBA, of shape (256, 4)."""
+    share = np.linspace(0, 1, 256)
+    steps = np.linspace(0, 1, len(PLASMA))
+    channels = [np.interp(share, steps, [stop[channel] for stop in PLASMA]) for channel in range(3)]
+    return np.stack([*channels, 255 * OPACITY * np.minimum(4 * share, 1)], axis=-1).astype(np.uint8)
+
+
+def grey(image: NDArray[np.uint8], limits: tuple[float, float]) -> Image.Image:
+    """Return an input of the network, HU between the limits, as a picture from black to white."""
+    low, high = limits
+    share = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
+    return Image.fromarray((255 * share + 0.5).astype(np.uint8))
+
+
+def draw_overlay(
+    image: NDArray[np.uint8], activation: NDArray[np.float32], limits: tuple[float, float], caption: str
+) -> Image.Image:
+    """Draw a slice with its map, a scale and the notice.
+
+    Parameters
+    ----------
+    image
+        Shape (size, size), HU: the network's input.
+    activation
+        Shape (h, w), logits: the class activation map.
+    limits
+        Lowest and highest value of the input, HU.
+    caption
+        What stands below, besides the notice; nothing that identifies a patient.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, without metadata.
+    """
+    picture = _frame().copy()
+    picture.paste(grey(image, limits).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    heat = Image.fromarray(colour(upsample(activation, _SIDE)))
+    picture.paste(heat.convert("RGB"), (0, 0), heat.getchannel("A"))
+    low, high = limits
+    text = f"{caption} · {low:g} to {high:g} HU"
+    ImageDraw.Draw(picture).text((6, _SIDE + _LINE), text, fill="white", font=_font(14))
+    return picture
+
+
+@lru_cache(maxsize=1)
+def _frame() -> Image.Image:
+    """Return what all overlays share: the scale and the notice."""
+    picture = Image.new("RGB", (_SIDE + _BAR, _SIDE + 2 * _LINE))
+    draw = ImageDraw.Draw(picture)
+    _draw_scale(picture, draw)
+    draw.text((6, _SIDE + 3), OVERLAY_NOTICE, fill="white", font=_font(14))
+    return picture
+
+
+@lru_cache(maxsize=2)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _draw_scale(picture: Image.Image, draw: ImageDraw.ImageDraw) -> None:
+    """Draw the colours as they look over grey, with their values."""
+    low, high = SCALE
+    top, bottom = 56, _SIDE - 24
+    values = np.linspace(high, low, bottom - top, dtype=np.float32)
+    bar = Image.fromarray(np.repeat(colour(values[:, None]), 14, axis=1))
+    ground = Image.new("RGB", bar.size, (96, 96, 96))
+    ground.paste(bar.convert("RGB"), (0, 0), bar.getchannel("A"))
+    picture.paste(ground, (_SIDE + 8, top))
+    font = _font(12)
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        y = bottom - share * (bottom - top)
+        draw.text((_SIDE + 27, y), f"{low + share * (high - low):g}", fill="white", font=font, anchor="lm")
+    draw.text((_SIDE + 8, 8), "activation,\nlogits", fill="white", font=font)
