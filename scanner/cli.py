@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from hemoscan.card import Model
+    from hemoscan.operating import Operating
     from hemoscan.resilient import ResilientEngine
     from hemoscan.results import Results
     from hemoscan.scan import Report, ScanOptions
@@ -42,7 +43,10 @@ class Terminated(SystemExit):
 class LazyGroup(click.Group):
     """A group whose commands live in modules that are imported when they are called."""
 
-    lazy = {"train": "hemoscan.trainer.cli:train"}  # noqa: RUF012 - read only
+    lazy = {  # noqa: RUF012 - read only
+        "calibrate": "hemoscan.trainer.cli:calibrate",
+        "train": "hemoscan.trainer.cli:train",
+    }
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a wrong option that only the command can tell is wrong usage like any other."""
@@ -212,6 +216,16 @@ def parse_window(text: str) -> tuple[float, float]:
     help="Probability from which a slice is flagged.  [default: the card's]",
 )
 @click.option(
+    "--operating-point",
+    type=click.Choice(["balanced", "sensitive", "specific"]),
+    help="Take the threshold of this name from the card, or from --calibration.  [default: balanced]",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A site's own, from `hemoscan calibrate`, instead of the card's.",
+)
+@click.option(
     "--window", type=parse_window, metavar="C,W", help="Clip HU to this window instead of the card's: for experiments."
 )
 @click.option(
@@ -306,7 +320,9 @@ def _scan_locked(
     device = pick_device(options["device"])
     settings = _settings(model, device.type, options)
     arguments = {"paths": [str(path) for path in paths], "output": str(output), **_as_json(options)}
-    results = Results(output, identifiers=options["identifiers"])
+    study = _operating(model, options).study
+    study_threshold = None if study is None else study.threshold
+    results = Results(output, identifiers=options["identifiers"], study_threshold=study_threshold)
     log = logging.getLogger(__name__)
     with State(options["state"]) as state:
         engine = _engine(model, device, options["precision"])
@@ -358,10 +374,11 @@ def _settings(model: Model, device_type: str, options: dict[str, Any]) -> ScanOp
             spec = replace(spec, window=options["window"])
         except CardError as error:
             raise OptionError(f"--window: {error}") from error
-    threshold = options["threshold"]
+    operating = _operating(model, options)
     return ScanOptions(
         decoding=DecodeOptions(spec, options["png_window"], options["repair_12bit"]),
-        threshold=model.card.threshold if threshold is None else threshold,
+        threshold=_threshold(model, operating, options),
+        calibration=operating.calibration,
         batch_size=options["batch_size"] or DEFAULT_BATCH_SIZE[device_type],
         workers=options["workers"] or min(max(usable_cores(), 2), 16),
         limit=options["limit"],
@@ -371,6 +388,25 @@ def _settings(model: Model, device_type: str, options: dict[str, Any]) -> ScanOp
         time_budget=options["time_budget"],
         prune=options["prune"],
     )
+
+
+def _operating(model: Model, options: dict[str, Any]) -> Operating:
+    """Return how logits are read: by the site's file, or by the card."""
+    from hemoscan.operating import read_site  # noqa: PLC0415
+
+    path, card = options["calibration"], model.card
+    return card.operating if path is None else read_site(path, card.name, card.sha256)
+
+
+def _threshold(model: Model, operating: Operating, options: dict[str, Any]) -> float:
+    given, point = options["threshold"], options["operating_point"]
+    if given is not None and point is not None:
+        raise OptionError("--threshold and --operating-point both name a threshold; legal: one of them")
+    if given is not None:
+        return float(given)
+    if point is None and options["calibration"] is None:
+        return model.card.threshold
+    return operating.threshold_of(point or "balanced")
 
 
 @contextlib.contextmanager

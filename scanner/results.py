@@ -45,6 +45,7 @@ STUDY_COLUMNS = (
     "flag",
     "top_slices",
     "newest_file",
+    "notes",
 )
 SEPARATOR = " | "
 
@@ -52,7 +53,7 @@ SEPARATOR = " | "
 class Results:
     """Writes `NAME.csv`, `NAME.studies.csv` and `NAME.run.json`, each whole or not at all."""
 
-    def __init__(self, output: Path, *, identifiers: bool = False) -> None:
+    def __init__(self, output: Path, *, identifiers: bool = False, study_threshold: float | None = None) -> None:
         """Check that the outputs can be written, before hours of work; remove what a killed run left half written.
 
         Parameters
@@ -61,6 +62,8 @@ class Results:
             The path of the slices' CSV.
         identifiers
             Whether the worklist has PatientID, AccessionNumber and StudyDate.
+        study_threshold
+            Score from which a study is flagged; None: if any of its slices is.
 
         Raises
         ------
@@ -74,6 +77,7 @@ class Results:
         self.slices_path = output
         self.studies_path = output.with_suffix(".studies.csv")
         self.record_path = output.with_suffix(".run.json")
+        self._study_threshold = study_threshold
         self._identifiers = _Identifiers() if identifiers else None
         self.studies: list[Study] = []
         """The studies last published, the most urgent first."""
@@ -108,7 +112,7 @@ class Results:
         OutputError
             If one cannot be written.
         """
-        worklist = Worklist()
+        worklist = Worklist(self._study_threshold)
 
         def write_slices(file: IO[bytes]) -> None:
             file.write(_line(SLICE_COLUMNS))
@@ -185,9 +189,10 @@ def _study_cells(rank: int, study: Study) -> tuple[object, ...]:
         study.n_skipped,
         study.n_errors,
         None if study.score is None else f"{study.score:.{PROBABILITY_DIGITS}f}",
-        None if study.score is None else int(study.n_flagged > 0),
+        None if study.flag is None else int(study.flag),
         neutralise(SEPARATOR.join(study.top_slices)),
         _utc(newest),
+        neutralise("; ".join(study.notes)),
     )
 
 

@@ -24,6 +24,7 @@ from hemoscan.decode import DecodeOptions, decode
 from hemoscan.dicom import configure_pydicom
 from hemoscan.errors import OutputError
 from hemoscan.machine import describe_machine
+from hemoscan.operating import Calibration
 from hemoscan.resilient import Engine
 from hemoscan.results import Results
 from hemoscan.selection import Settling, newest_first
@@ -38,7 +39,7 @@ PUBLISH_SHARE = 20
 FILES_AHEAD_PER_WORKER = 8
 BYTES_AHEAD = 512 * 2**20
 # Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 RUNNING, DONE, STOPPED, INTERRUPTED = "running", "done", "out of time", "interrupted"
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class ScanOptions:
     """Seconds after which no batch is begun; None for no end."""
     prune: bool = False
     """Whether to forget files that are gone."""
+    calibration: Calibration | None = None
+    """What brings logits to probabilities; None: nothing does."""
 
 
 @dataclass
@@ -331,7 +334,8 @@ def _row(decoded: Decoded, logit: float | None, job: Job) -> Row:
     model = job.model.card.name
     if logit is None:
         return Row(decoded, None, None, model)
-    probability = to_probability(logit)
+    calibration = job.options.calibration
+    probability = to_probability(logit if calibration is None else calibration.apply(logit))
     return Row(decoded, probability, probability >= job.options.threshold, model)
 
 
@@ -359,6 +363,7 @@ def run_record(report: Report, job: Job, machine: dict[str, object]) -> dict[str
         "model": job.model.card.name,
         "sha256": job.model.card.sha256,
         "threshold": job.options.threshold,
+        "calibration": None if job.options.calibration is None else asdict(job.options.calibration),
         "arguments": job.arguments,
         "engine": {
             **job.engine.describe(),

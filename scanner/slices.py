@@ -12,6 +12,9 @@ PROBABILITY_DIGITS = 6
 OK, SKIPPED, ERROR = "ok", "skipped", "error"
 # Rows or columns of a slice: larger images are no CT slices, and are refused before anything is allocated.
 MAX_SIDE = 4096
+# Notes that decide what a study is scored by.
+CONTRAST, BONE_KERNEL = "contrast", "bone kernel"
+BLANK, OUT_OF_DISTRIBUTION = "blank", "out-of-distribution"
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"scan"}),
     frozenset({"results", "decode", "engine", "state", "selection"}),
     frozenset({"aggregate", "sources", "networks", "devices", "phantom", "schema", "identifiers"}),
-    frozenset({"dicom", "raster", "preprocess"}),
+    frozenset({"dicom", "raster", "preprocess", "series", "content", "intended"}),
     frozenset({"card", "slices", "sniff", "outputs", "machine"}),
-    frozenset({"config", "lock", "logs", "resilient", "stopping", "text"}),
+    frozenset({"config", "lock", "operating", "logs", "resilient", "stopping", "text"}),
     frozenset({"errors"}),
 )
 CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command"}

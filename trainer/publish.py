@@ -15,6 +15,7 @@ from hemoscan.outputs import write_atomically
 from hemoscan.trainer.data import Split
 from hemoscan.trainer.experiments import Experiment, Recipe
 from hemoscan.trainer.metrics import measure
+from hemoscan.trainer.operating_points import operating_fields
 from hemoscan.trainer.train import Trained
 
 NOTICE = (
@@ -45,12 +46,13 @@ def publish(
         "split": "validation",
         **measure(trained.logits, held_out.labels, held_out.groups),
     }
+    # Rounded down: the threshold is a positive slice's own score.
+    threshold = math.floor(metrics["threshold"] * 1e6) / 1e6
+    operating = operating_fields(trained.logits, held_out.labels, held_out.groups, "validation split")
     card = Card(
         name=experiment.name,
         architecture=experiment.architecture,
         input=recipe.spec,
-        # Rounded down: the threshold is a positive slice's own score.
-        threshold=math.floor(metrics["threshold"] * 1e6) / 1e6,
         weights=f"{experiment.name}.safetensors",
         sha256=hashlib.sha256(weights).hexdigest(),
         training={
@@ -76,6 +78,7 @@ def publish(
         },
         metrics=metrics,
         notice=NOTICE,
+        **{"threshold": threshold, **operating},
     )
     write_atomically(folder / card.weights, lambda file: file.write(weights))
     path = folder / f"{experiment.name}.json"

@@ -1,0 +1,82 @@
+"""CSV files of other people: with a header in any case, with commas, semicolons or tabs, with or without a BOM."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hemoscan.errors import DataError
+
+DELIMITERS = ",;\t"
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open CSV file."""
+
+    path: Path
+    header: tuple[str, ...]
+    """As in the file."""
+    rows: Iterator[tuple[int, list[str]]]
+    """Number of the line and its cells, stripped, as many as the header has; blank lines are left out."""
+
+    def column(self, names: Sequence[str]) -> int | None:
+        """Return the place of the one column with one of `names`, None if there is none.
+
+        Case, spaces, `_` and `-` make no difference.
+
+        Raises
+        ------
+        DataError
+            If several columns have such a name.
+        """
+        wanted = {_plain(name) for name in names}
+        found = [place for place, name in enumerate(self.header) if _plain(name) in wanted]
+        if len(found) > 1:
+            several = ", ".join(self.header[place] for place in found)
+            raise DataError(f"{self.path}: columns {several}; legal: one of {', '.join(names)}")
+        return found[0] if found else None
+
+    def error(self, line: int, place: int, cells: Sequence[str], legal: str) -> DataError:
+        """Return the error that says what is wrong with a cell."""
+        return DataError(f"{self.path}, line {line}: {self.header[place]} is {cells[place]!r}; legal: {legal}")
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character not in " _-")
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[Table]:
+    """Open a CSV file with a header; its delimiter is the one of `DELIMITERS` that the header has most of.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, has no header, or a row has another number of cells; also while its rows are read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            if not first.strip():
+                raise DataError(f"{path}: the first line is empty; legal: a CSV with a header")
+            delimiter = max(DELIMITERS, key=first.count)
+            file.seek(0)
+            lines = csv.reader(file, delimiter=delimiter)
+            header = tuple(cell.strip() for cell in next(lines))
+            numbered = ((lines.line_num, [cell.strip() for cell in cells]) for cells in lines)
+            yield Table(path, header, _checked(path, numbered, len(header)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{path}: cannot be read as a CSV in UTF-8: {text}") from error
+
+
+def _checked(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
+    for line, cells in rows:
+        if any(cells):
+            if len(cells) != width:
+                raise DataError(f"{path}, line {line}: {len(cells)} cells; legal: {width}, as many as the header has")
+            yield line, cells
