@@ -158,16 +158,18 @@ def count_missing(z: Floats, number: Floats) -> int:
     """
     if len(z) > 2 and np.isfinite(z).all():
         spacings = np.diff(z)
-        return sum(spacing > GAP * _usual(spacings, place) for place, spacing in enumerate(spacings.tolist()))
+        wide = np.flatnonzero(spacings > GAP * np.median(spacings))
+        return sum(bool(spacings[place] > GAP * _usual_around(spacings, place)) for place in wide.tolist())
     if len(number) > 2 and np.isfinite(number).all():
         steps = np.diff(np.unique(number))
         return int(np.count_nonzero(steps > 1)) if steps.size and np.median(steps) == 1 else 0
     return 0
 
 
-def _usual(spacings: Floats, place: int) -> float:
+def _usual_around(spacings: Floats, place: int) -> float:
+    """Return the median of the four spacings on the side of `place` where they are wider."""
     sides = (spacings[max(place - GAPS_AROUND, 0) : place], spacings[place + 1 : place + 1 + GAPS_AROUND])
-    return max(float(np.median(side)) for side in (*sides, spacings) if side.size)
+    return max(float(np.median(side)) for side in sides if side.size)
 
 
 def natural_key(path: str) -> list[tuple[int, str]]:

@@ -133,10 +133,10 @@ def test_paths_are_sorted_as_people_number_them():
     assert sorted(["s10", "s9", "a", "s1b2", "s1b10"], key=natural_key) == ["a", "s1b2", "s1b10", "s9", "s10"]
 
 
-def test_a_hundred_thousand_slices_are_small_numbers():
+def test_many_slices_are_small_numbers():
     series = Series()
-    for number in range(100_000):
+    for number in range(20_000):
         series.add(row(0.5 if number == 777 else 0.0, z=number / 10, number=number, sop=f"1.2.{number}"))
     assert not series._names
     result = series.result(strange=False)
-    assert (result.n_slices, result.score, result.n_missing) == (100_000, pytest.approx(0.3), 0)
+    assert (result.n_slices, result.score, result.n_missing) == (20_000, pytest.approx(0.3), 0)
