@@ -23,6 +23,7 @@ from hemoscan import NOTICE, __version__, decode, scan, sources
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.engine import TorchEngine
 from hemoscan.errors import OutputError
+from hemoscan.operating import Calibration
 from hemoscan.phantom import make_phantom, write_dicom, write_png
 from hemoscan.resilient import Engine
 from hemoscan.results import SLICE_COLUMNS, Results
@@ -480,3 +481,15 @@ def test_few_bytes_are_decoded_ahead(study: Path, tmp_path: Path, monkeypatch: p
     output = tmp_path / "out.csv"
     run([study], output, batch_size=1, workers=5)
     assert len(rows_of(output)) == 17
+
+
+def test_a_calibration_moves_probabilities_without_new_scoring(study: Path, tmp_path: Path):
+    output = tmp_path / "out.csv"
+    run([study], output)
+    before = [float(row["probability"]) for row in rows_of(output) if row["status"] == "ok"]
+    report = run([study], output, calibration=Calibration(2.0, 1.0))
+    assert report.scored == 0
+    after = [float(row["probability"]) for row in rows_of(output) if row["status"] == "ok"]
+    expected = 1 / (1 + np.exp(-(2 * logit(np.array(before)) + 1)))
+    np.testing.assert_allclose(after, expected, atol=1e-5)
+    assert record_of(output)["calibration"] == {"slope": 2.0, "intercept": 1.0, "ece": None, "on": ""}
