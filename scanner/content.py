@@ -20,7 +20,9 @@ BONE = 69
 RAYS = 72
 LEAST_FOREGROUND = 0.02
 LEAST_RING = 0.5
-MOST_AT_EDGE = 0.15
+# Of a labelled hemorrhage 0.22, of the spine among pydicom's files 0.235. All of it bright: a lifted background.
+MOST_AT_EDGE = 0.228
+WHOLE_EDGE = 0.95
 MOST_BONE = 0.3
 MOST_CAVITY = 0.2
 
@@ -38,7 +40,7 @@ def content_notes(frame: NDArray[np.uint8]) -> tuple[str, ...]:
     tuple
         `blank`: less than 2 % of the frame is brighter than water, as above the head.
         `out-of-distribution`: seen from the middle of the largest bright part, bone lies in less than half of all
-        directions; or more than 15 % of the frame's edge is bright; or more than 30 % of the frame is bone, as of
+        directions; or 23 to 95 % of the frame's edge is bright; or more than 30 % of the frame is bone, as of
         metal or of an MR's values; or more than 20 % of it is cavity or fat within the body. Else nothing.
     """
     bright = frame >= FOREGROUND
@@ -48,7 +50,7 @@ def content_notes(frame: NDArray[np.uint8]) -> tuple[str, ...]:
     head = ndimage.binary_fill_holes(labels == np.bincount(labels[bright]).argmax())
     strange = (
         _ring(frame, head) < LEAST_RING
-        or _edge(bright) > MOST_AT_EDGE
+        or MOST_AT_EDGE < _edge(bright) < WHOLE_EDGE
         or (head & (frame >= BONE)).mean() > MOST_BONE
         or (head & ~bright).mean() > MOST_CAVITY
     )
