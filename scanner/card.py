@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hemoscan.errors import CardError, OptionError
+from hemoscan.operating import Calibration, Operating, OperatingPoint, StudyPoint, parse_operating
 
 CARD_FORMAT = 1
 ARCHITECTURES = {"densenet": "densenet121", "resnet": "resnet101"}
@@ -115,6 +116,12 @@ class Card:
     """Measured figures, with the split they were measured on."""
     notice: str = ""
     """Licence and limits of the weights."""
+    calibration: Calibration | None = None
+    """What brings the network's logits to probabilities; None: nothing does."""
+    operating_points: dict[str, OperatingPoint] = field(default_factory=dict)
+    """Thresholds for slices by name, `threshold` is that of `balanced`; empty on cards without."""
+    study: StudyPoint | None = None
+    """The threshold for studies; None: a study is flagged if any slice is."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES.values():
@@ -123,6 +130,12 @@ class Card:
             raise CardError(f"threshold {self.threshold!r}; legal: 0 to 1")
         if not isinstance(self.weights, str) or Path(self.weights).name != self.weights or self.weights in ("", ".."):
             raise CardError(f"weights {self.weights!r}; legal: a file name without folders")
+        _ = self.operating  # checks its names
+
+    @property
+    def operating(self) -> Operating:
+        """How the model's logits are read."""
+        return Operating(self.calibration, self.operating_points, self.study)
 
     def to_json(self) -> str:
         """Return the card as JSON text, keys in a fixed order."""
@@ -189,7 +202,14 @@ def _card(content: dict[str, Any]) -> Card:
     spec: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.pop("input").items()
     }
-    return Card(input=InputSpec(**spec), **values)
+    operating = parse_operating(values)
+    return Card(
+        input=InputSpec(**spec),
+        calibration=operating.calibration,
+        operating_points=operating.operating_points,
+        study=operating.study,
+        **values,
+    )
 
 
 def builtin_folder() -> Path:

@@ -24,6 +24,7 @@ from hemoscan.errors import CardError, HemoscanError, LockedError, OptionError, 
 if TYPE_CHECKING:
     from hemoscan.card import Model
     from hemoscan.engines import EngineChoice
+    from hemoscan.operating import Operating
     from hemoscan.page import Page
     from hemoscan.pictures import Pictures
     from hemoscan.reread import Reread
@@ -45,6 +46,7 @@ class LazyGroup(click.Group):
     """A group whose commands live in modules that are imported when they are called."""
 
     lazy = {  # noqa: RUF012 - read only
+        "calibrate": "hemoscan.trainer.cli:calibrate",
         "evaluate": "hemoscan.trainer.cli:evaluate",
         "experiments": "hemoscan.trainer.cli:experiments",
         "train": "hemoscan.trainer.cli:train",
@@ -246,6 +248,16 @@ def parse_window(text: str) -> tuple[float, float]:
     help="Probability from which a slice is flagged.  [default: the card's]",
 )
 @click.option(
+    "--operating-point",
+    type=click.Choice(["balanced", "sensitive", "specific"]),
+    help="Take the threshold of this name from the card, or from --calibration.  [default: balanced]",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A site's own, from `hemoscan calibrate`, instead of the card's.",
+)
+@click.option(
     "--window", type=parse_window, metavar="C,W", help="Clip HU to this window instead of the card's: for experiments."
 )
 @click.option(
@@ -371,8 +383,14 @@ def _scan_locked(
             click.echo(text, err=True)
 
     with State(options["state"]) as state, _pictures(model, settings, paths, options) as pictures:
-        page = _page(model, settings.threshold, pictures, options)
-        results = Results(output, identifiers=options["identifiers"], jsonl=options["jsonl"], page=page)
+        page = _page(model, settings, pictures, options)
+        results = Results(
+            output,
+            identifiers=options["identifiers"],
+            study_threshold=settings.study_threshold,
+            jsonl=options["jsonl"],
+            page=page,
+        )
         engine = _engine(model, choice, say)
         where = f"{choice.device} in {choice.precision} ({choice.name})"
         log.info("%s on %s, state %s, output %s", model.card.name, where, state.path, output, extra={"shown": True})
@@ -410,12 +428,19 @@ def _pictures(
         yield pictures
 
 
-def _page(model: Model, threshold: float, pictures: Pictures | None, options: dict[str, Any]) -> Page | None:
+def _page(model: Model, settings: ScanOptions, pictures: Pictures | None, options: dict[str, Any]) -> Page | None:
     if options["html"] is None or pictures is None:
         return None
     from hemoscan.page import Page  # noqa: PLC0415
 
-    return Page(options["html"], model.card, threshold, pictures, stale_after=options["stale_after"])
+    return Page(
+        options["html"],
+        model.card,
+        settings.threshold,
+        pictures,
+        stale_after=options["stale_after"],
+        study_threshold=settings.study_threshold,
+    )
 
 
 def _as_json(options: dict[str, Any]) -> dict[str, Any]:
@@ -445,10 +470,12 @@ def _settings(model: Model, batch_size: int, options: dict[str, Any]) -> ScanOpt
             spec = replace(spec, window=options["window"])
         except CardError as error:
             raise OptionError(f"--window: {error}") from error
-    threshold = options["threshold"]
+    operating = _operating(model, options)
     return ScanOptions(
         decoding=DecodeOptions(spec, options["png_window"], options["repair_12bit"]),
-        threshold=model.card.threshold if threshold is None else threshold,
+        threshold=_threshold(model, operating, options),
+        calibration=operating.calibration,
+        study_threshold=operating.study_threshold,
         batch_size=options["batch_size"] or batch_size,
         workers=min(max(usable_cores(), 2), 16) if options["workers"] is None else options["workers"],
         file_timeout=options["file_timeout"],
@@ -459,6 +486,25 @@ def _settings(model: Model, batch_size: int, options: dict[str, Any]) -> ScanOpt
         time_budget=options["time_budget"],
         prune=options["prune"],
     )
+
+
+def _operating(model: Model, options: dict[str, Any]) -> Operating:
+    """Return how logits are read: by the site's file, or by the card."""
+    from hemoscan.operating import read_site  # noqa: PLC0415
+
+    path, card = options["calibration"], model.card
+    return card.operating if path is None else read_site(path, card.name, card.sha256)
+
+
+def _threshold(model: Model, operating: Operating, options: dict[str, Any]) -> float:
+    given, point = options["threshold"], options["operating_point"]
+    if given is not None and point is not None:
+        raise OptionError("--threshold and --operating-point both name a threshold; legal: one of them")
+    if given is not None:
+        return float(given)
+    if point is None and options["calibration"] is None:
+        return model.card.threshold
+    return operating.threshold_of(point or "balanced")
 
 
 @contextlib.contextmanager
@@ -516,6 +562,16 @@ def _summary(report: Report, results: Results) -> str:
     help="With --state: probability from which a slice is flagged.  [default: the card's]",
 )
 @click.option(
+    "--operating-point",
+    type=click.Choice(["balanced", "sensitive", "specific"]),
+    help="With --state: the threshold of this name.  [default: balanced]",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --state: a site's own, as the scan was given.  [default: the card's]",
+)
+@click.option(
     "--pictures/--no-pictures", default=True, help="Score flagged slices again for pictures that are lacking."
 )
 @click.option(
@@ -544,8 +600,9 @@ def report(results: Path | None, output: Path | None, state: Path | None, **opti
 
     if results is not None and state is not None:
         raise OptionError("RESULTS.csv and --state both name a scan; legal: one of them")
-    if state is None and options["threshold"] is not None:
-        raise OptionError("--threshold: a CSV has its flags; legal: with --state")
+    for name in ("threshold", "operating_point", "calibration"):
+        if state is None and options[name] is not None:
+            raise OptionError(f"--{name.replace('_', '-')}: a CSV has its flags; legal: with --state")
     results = results or Path(DEFAULT_OUTPUT)
     output = output or results.with_suffix(".html")
     check_output(output)
@@ -586,8 +643,10 @@ def _reread(results: Path, state: Path | None, options: dict[str, Any]) -> Itera
         return
     as_of = reread.time_of(state)
     model = find_model(options["model"] or DEFAULT_MODEL)
+    operating = _operating(model, options)
+    threshold = _threshold(model, operating, options)
     with locked(state), State(state) as opened:
-        yield model, reread.read_state(opened, as_of, model, options["threshold"])
+        yield model, reread.read_state(opened, as_of, model, operating, threshold)
 
 
 @cli.command()

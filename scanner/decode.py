@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 
 from pydicom.dataset import Dataset
 
-from hemoscan.card import InputSpec
+from hemoscan.card import BRAIN, InputSpec
+from hemoscan.content import content_notes
 from hemoscan.dicom import check_eligible, count_frames, identify, read_frame, read_header
 from hemoscan.errors import ImageError, NotForModelError
+from hemoscan.intended import check_body_part, header_notes
 from hemoscan.preprocess import preprocess
 from hemoscan.raster import read_raster
 from hemoscan.slices import ERROR, SKIPPED, Decoded, HUFrame
@@ -89,7 +91,9 @@ def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> li
 def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
     rows, columns = frame.hu.shape
     notes = frame.notes if rows == columns else (*frame.notes, f"padded to a square from {rows} x {columns}")
-    return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=preprocess(frame.hu, spec))
+    image = preprocess(frame.hu, spec)
+    notes += content_notes(image if spec == BRAIN else preprocess(frame.hu, BRAIN))
+    return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=image)
 
 
 def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:
@@ -97,6 +101,7 @@ def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> lis
         header = read_header(content)
         blank = replace(blank, identity=identify(header))
         check_eligible(header)
+        check_body_part(header)
         frames = count_frames(header)
     except NotForModelError as error:
         return [replace(blank, status=SKIPPED, reason=str(error))]
@@ -110,7 +115,9 @@ def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> lis
 
 def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOptions) -> Decoded:
     try:
-        return _ready(blank, read_frame(header, index, repair_12_bit=options.repair_12_bit), options.spec)
+        frame = read_frame(header, index, repair_12_bit=options.repair_12_bit)
+        frame = replace(frame, notes=(*header_notes(header, index), *frame.notes))
+        return _ready(blank, frame, options.spec)
     except NotForModelError as error:
         return replace(blank, frame=index + 1, status=SKIPPED, reason=str(error))
     except ImageError as error:

@@ -114,7 +114,16 @@ class StudyView:
 class Page:
     """Gathers rows, and writes the page: whole or not at all."""
 
-    def __init__(self, path: Path, card: Card, threshold: float, pictures: Pictures, *, stale_after: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        card: Card,
+        threshold: float,
+        pictures: Pictures,
+        *,
+        stale_after: float,
+        study_threshold: float | None = None,
+    ) -> None:
         """Take what is the same for the whole run.
 
         Parameters
@@ -129,9 +138,12 @@ class Page:
             Has the thumbnails.
         stale_after
             Hours after which the page raises an alarm.
+        study_threshold
+            Score from which a study is flagged; None: if any of its slices is.
         """
         self.path = path
         self._card, self._threshold, self._pictures, self._stale_after = card, threshold, pictures, stale_after
+        self._study_threshold = study_threshold
         self.begin()
 
     def begin(self) -> None:
@@ -196,6 +208,7 @@ class Page:
             "figures": {name: self._card.metrics[name] for name in CARD_FIGURES if name in self._card.metrics},
             "training": {name: self._card.training[name] for name in CARD_TRAINING if name in self._card.training},
             "threshold": self._threshold,
+            "study_threshold": self._study_threshold,
             "as_of": as_of,
             "stale_after": self._stale_after,
             "scale": SCALE,

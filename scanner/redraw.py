@@ -9,6 +9,7 @@ import numpy as np
 
 from hemoscan.decode import DecodeOptions
 from hemoscan.isolation import DecoderOptions, DecoderPool
+from hemoscan.operating import Calibration
 from hemoscan.pictures import Pictures
 from hemoscan.resilient import Engine
 from hemoscan.slices import Decoded, Row, to_probability
@@ -26,6 +27,7 @@ def redraw(
     engine: Engine,
     options: DecodeOptions,
     *,
+    calibration: Calibration | None,
     batch_size: int,
     go_on: Callable[[], bool] = lambda: True,
 ) -> int:
@@ -41,6 +43,8 @@ def redraw(
         Scores the slices again, for the maps.
     options
         How files are read: as when the slices were scored.
+    calibration
+        What brought the logits to the slices' probabilities; None: nothing did.
     batch_size
         Slices at a time.
     go_on
@@ -64,10 +68,10 @@ def redraw(
         if len(batch) == batch_size:
             if not go_on():
                 return lacking
-            lacking -= _draw(batch, pictures, engine)
+            lacking -= _draw(batch, pictures, engine, calibration)
             batch = []
     if batch and go_on():
-        lacking -= _draw(batch, pictures, engine)
+        lacking -= _draw(batch, pictures, engine, calibration)
     if lacking:
         _log.warning("%d flagged slices have no picture: their files are gone or were changed", lacking)
     return lacking
@@ -83,12 +87,15 @@ def _decoded(wanted: dict[tuple[str, int | None], Row], options: DecodeOptions) 
                     yield row, decoded
 
 
-def _draw(batch: list[tuple[Row, Decoded]], pictures: Pictures, engine: Engine) -> int:
+def _draw(batch: list[tuple[Row, Decoded]], pictures: Pictures, engine: Engine, calibration: Calibration | None) -> int:
     """Draw a batch; return how many were drawn."""
     images = np.stack([decoded.image for _, decoded in batch if decoded.image is not None])
     drawn = 0
     for (row, _), image, logit, activation in zip(batch, images, *engine.logits_and_maps(images), strict=True):
-        if row.probability is not None and abs(to_probability(float(logit)) - row.probability) <= TOLERANCE:
+        if (
+            row.probability is not None
+            and abs(to_probability(float(logit), calibration) - row.probability) <= TOLERANCE
+        ):
             pictures.take(row, image, activation)
             drawn += 1
     return drawn

@@ -51,9 +51,16 @@ def write_report(
     """
     configure_pydicom()
     counts = {OK: 0, SKIPPED: 0, ERROR: 0}
-    worklist = Worklist()
+    worklist = Worklist(found.study_threshold)
     with contextlib.closing(Pictures(model.card, found.decoding.spec, page=path)) as pictures:
-        page = Page(path, model.card, found.threshold, pictures, stale_after=stale_after)
+        page = Page(
+            path,
+            model.card,
+            found.threshold,
+            pictures,
+            stale_after=stale_after,
+            study_threshold=found.study_threshold,
+        )
         for row in found.rows:
             counts[row.decoded.status] += 1
             worklist.add(row)
@@ -61,6 +68,6 @@ def write_report(
         studies = list(worklist.ranked())
         lacking = list(page.lacking(studies))
         if lacking and load is not None:
-            redraw(lacking, pictures, load(model), found.decoding, batch_size=BATCH_SIZE)
+            redraw(lacking, pictures, load(model), found.decoding, calibration=found.calibration, batch_size=BATCH_SIZE)
         page.write(studies, {**found.record, "counts": counts}, found.as_of)
     return studies

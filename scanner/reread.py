@@ -12,8 +12,9 @@ from typing import Any
 
 from hemoscan.card import InputSpec, Model
 from hemoscan.decode import DecodeOptions
-from hemoscan.errors import OptionError, StateError
+from hemoscan.errors import CardError, OptionError, StateError
 from hemoscan.located import locate
+from hemoscan.operating import Calibration, Operating
 from hemoscan.outputs import restore
 from hemoscan.results import SLICE_COLUMNS
 from hemoscan.slices import ERROR, OK, SKIPPED, Decoded, Identity, Row, to_probability
@@ -35,6 +36,8 @@ class Reread:
     decoding: DecodeOptions
     """How the files were read."""
     threshold: float
+    calibration: Calibration | None
+    study_threshold: float | None
 
 
 def read_record(results: Path) -> dict[str, Any]:
@@ -71,9 +74,12 @@ def read_results(results: Path, record: dict[str, Any], model: Model) -> Reread:
             as_of += timedelta(seconds=record["seconds"])
         decoding = _decoding(record["arguments"], model.card.input)
         threshold = float(record["threshold"])
-    except (ValueError, TypeError, LookupError) as error:
+        calibration = None if record.get("calibration") is None else Calibration(**record["calibration"])
+        study_threshold = None if record.get("study_threshold") is None else float(record["study_threshold"])
+    except (ValueError, TypeError, LookupError, CardError) as error:
         raise OptionError(f"{results.with_suffix('.run.json')}: no run record of hemoscan: {error}") from error
-    return Reread(_csv_rows(results, _newest(results)), record, as_of, decoding, threshold)
+    rows = _csv_rows(results, _newest(results))
+    return Reread(rows, record, as_of, decoding, threshold, calibration, study_threshold)
 
 
 def _decoding(arguments: dict[str, Any], spec: InputSpec) -> DecodeOptions:
@@ -151,8 +157,10 @@ def _folder(path: str) -> str:
     return Entry(path, member=member).folder
 
 
-def read_state(state: State, as_of: datetime, model: Model, threshold: float | None) -> Reread:
+def read_state(state: State, as_of: datetime, model: Model, operating: Operating, threshold: float) -> Reread:
     """Read what a state knows by one model: if it was used in several ways, by what knows most files.
+
+    Its logits are read by `operating`, and slices flagged from `threshold`: those of the scan give the scan's worklist.
 
     Raises
     ------
@@ -171,14 +179,14 @@ def read_state(state: State, as_of: datetime, model: Model, threshold: float | N
     decoding = DecodeOptions(
         InputSpec(**spec), None if png_window is None else (png_window[0], png_window[1]), found["repair_12_bit"]
     )
-    limit = model.card.threshold if threshold is None else threshold
     record = {"model": model.card.name, "state": "done"}
-    return Reread(_state_rows(state, model.card.name, limit), record, as_of, decoding, limit)
+    rows = _state_rows(state, model.card.name, threshold, operating.calibration)
+    return Reread(rows, record, as_of, decoding, threshold, operating.calibration, operating.study_threshold)
 
 
-def _state_rows(state: State, model: str, threshold: float) -> Iterator[Row]:
+def _state_rows(state: State, model: str, threshold: float, calibration: Calibration | None) -> Iterator[Row]:
     for decoded, logit in state.rows_known():
-        probability = None if logit is None else to_probability(logit)
+        probability = None if logit is None else to_probability(logit, calibration)
         yield Row(decoded, probability, None if probability is None else probability >= threshold, model)
 
 

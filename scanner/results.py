@@ -17,7 +17,7 @@ from hemoscan.errors import OptionError, OutputError
 from hemoscan.identifiers import COLUMNS, read_identifiers
 from hemoscan.outputs import neutralise, remove_leftovers, write_atomically
 from hemoscan.page import Page
-from hemoscan.slices import PROBABILITY_DIGITS, Row
+from hemoscan.slices import PROBABILITY_DIGITS, Z_DIGITS, Row
 from hemoscan.sniff import DICOM, HEAD_BYTES, RASTER, ZIP, sniff
 
 SLICE_COLUMNS = (
@@ -46,9 +46,9 @@ STUDY_COLUMNS = (
     "flag",
     "top_slices",
     "newest_file",
+    "notes",
 )
 SEPARATOR = " | "
-Z_DIGITS = 3
 DECIMALS = {"z_mm": f"{{:.{Z_DIGITS}f}}", "probability": f"{{:.{PROBABILITY_DIGITS}f}}"}
 
 
@@ -56,7 +56,13 @@ class Results:
     """Writes `NAME.csv`, `NAME.studies.csv` and `NAME.run.json`, each whole or not at all."""
 
     def __init__(
-        self, output: Path, *, identifiers: bool = False, jsonl: Path | None = None, page: Page | None = None
+        self,
+        output: Path,
+        *,
+        identifiers: bool = False,
+        study_threshold: float | None = None,
+        jsonl: Path | None = None,
+        page: Page | None = None,
     ) -> None:
         """Check that the outputs can be written, before hours of work; remove what a killed run left half written.
 
@@ -66,6 +72,8 @@ class Results:
             The path of the slices' CSV.
         identifiers
             Whether the worklist has PatientID, AccessionNumber and StudyDate.
+        study_threshold
+            Score from which a study is flagged; None: if any of its slices is.
         jsonl
             Where the rows go as JSON lines, too; None for nowhere.
         page
@@ -85,6 +93,7 @@ class Results:
         self.record_path = output.with_suffix(".run.json")
         self.jsonl_path = jsonl
         self.page = page
+        self._study_threshold = study_threshold
         self._identifiers = _Identifiers() if identifiers else None
         self._record: dict[str, Any] = {}
         self.studies: list[Study] = []
@@ -120,7 +129,7 @@ class Results:
         OutputError
             If one cannot be written.
         """
-        worklist = Worklist()
+        worklist = Worklist(self._study_threshold)
         if self.page is not None:
             self.page.begin()
 
@@ -254,9 +263,10 @@ def _study_cells(rank: int, study: Study) -> tuple[object, ...]:
         study.n_skipped,
         study.n_errors,
         None if study.score is None else f"{study.score:.{PROBABILITY_DIGITS}f}",
-        None if study.score is None else int(study.n_flagged > 0),
+        None if study.flag is None else int(study.flag),
         neutralise(SEPARATOR.join(study.top_slices)),
         _utc(newest),
+        neutralise("; ".join(study.notes)),
     )
 
 

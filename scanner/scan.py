@@ -26,6 +26,7 @@ from hemoscan.dicom import configure_pydicom
 from hemoscan.errors import OutputError
 from hemoscan.isolation import BYTES_PER_TASK, DEFAULT_FILE_TIMEOUT, FILES_PER_TASK, DecoderOptions, DecoderPool
 from hemoscan.machine import describe_machine
+from hemoscan.operating import Calibration
 from hemoscan.pictures import Pictures
 from hemoscan.redraw import redraw
 from hemoscan.resilient import Engine
@@ -42,7 +43,7 @@ PUBLISH_SHARE = 20
 FILES_AHEAD_PER_WORKER = 8
 BYTES_AHEAD = 512 * 2**20
 # Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 RUNNING, DONE, STOPPED, INTERRUPTED = "running", "done", "out of time", "interrupted"
 
 _log = logging.getLogger(__name__)
@@ -74,6 +75,10 @@ class ScanOptions:
     """Whether to forget files that are gone."""
     file_timeout: float = DEFAULT_FILE_TIMEOUT
     """Seconds that decoding a file may take, and as many again for each 64 MiB of it."""
+    calibration: Calibration | None = None
+    """What brings logits to probabilities; None: nothing does."""
+    study_threshold: float | None = None
+    """Score from which a study is flagged; None: if any of its slices is."""
 
 
 @dataclass
@@ -244,6 +249,7 @@ class _Run:
                 job.pictures,
                 job.engine,
                 options.decoding,
+                calibration=options.calibration,
                 batch_size=options.batch_size,
                 go_on=lambda: self.ending() == DONE,
             )
@@ -395,7 +401,7 @@ def _row(decoded: Decoded, logit: float | None, job: Job) -> Row:
     model = job.model.card.name
     if logit is None:
         return Row(decoded, None, None, model)
-    probability = to_probability(logit)
+    probability = to_probability(logit, job.options.calibration)
     return Row(decoded, probability, probability >= job.options.threshold, model)
 
 
@@ -423,6 +429,8 @@ def run_record(report: Report, job: Job, machine: dict[str, object]) -> dict[str
         "model": job.model.card.name,
         "sha256": job.model.card.sha256,
         "threshold": job.options.threshold,
+        "calibration": None if job.options.calibration is None else asdict(job.options.calibration),
+        "study_threshold": job.options.study_threshold,
         "arguments": job.arguments,
         "engine": {
             **job.engine.describe(),

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hemoscan.operating import Calibration
+
 PROBABILITY_DIGITS = 6
+Z_DIGITS = 3
 OK, SKIPPED, ERROR = "ok", "skipped", "error"
 # Rows or columns of a slice: larger images are no CT slices, and are refused before anything is allocated.
 MAX_SIDE = 4096
+# Notes that decide what a study is scored by.
+CONTRAST, BONE_KERNEL = "contrast", "bone kernel"
+BLANK, OUT_OF_DISTRIBUTION = "blank", "out-of-distribution"
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,15 @@ class Decoded:
     """Whether another try may do better with the same file: a share that was away, a machine short of memory."""
 
 
-def to_probability(logit: float) -> float:
+def to_probability(logit: float, calibration: Calibration | None = None) -> float:
     """Return the probability, 0 to 1, of a logit, rounded to what is written, so that a reader computes the same flag.
+
+    `calibration` is applied first; None: the logit is taken as it is.
 
     >>> to_probability(0.0), to_probability(-1000.0)
     (0.5, 0.0)
     """
+    logit = logit if calibration is None else calibration.apply(logit)
     smaller = math.exp(-abs(logit))  # of either sign, never above 1
     return round((1 if logit >= 0 else smaller) / (1 + smaller), PROBABILITY_DIGITS)
 

@@ -31,7 +31,7 @@ from pydicom.uid import UID, HTJ2KLossless, RLELossless, SecondaryCaptureImageSt
 
 from hemoscan.card import BRAIN, RAW, InputSpec
 from hemoscan.decode import DecodeOptions, decode
-from hemoscan.slices import ERROR, OK, SKIPPED, Decoded
+from hemoscan.slices import BLANK, BONE_KERNEL, CONTRAST, ERROR, OK, OUT_OF_DISTRIBUTION, SKIPPED, Decoded
 from hemoscan.sources import Entry, Reader
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pydicom")  # a scan ignores them too: they quote values
@@ -40,6 +40,11 @@ SMALL = InputSpec(window=BRAIN.window, size=16, scale=BRAIN.scale)
 ENCODED_HERE = [syntax for syntax in (*UNCOMPRESSED, *LOSSLESS) if syntax != HTJ2KLossless]
 SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
 SHIPPED_FILES = sorted(path for path in SHIPPED.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc"))
+
+
+def rules(decoded: Decoded) -> tuple[str, ...]:
+    """Return the notes on how a slice was read; what it shows is no head here, and noted so."""
+    return tuple(note for note in decoded.notes if note not in (BLANK, OUT_OF_DISTRIBUTION))
 
 
 def write(folder: Path, content: bytes | Dataset, name: str = "a") -> Entry:
@@ -66,7 +71,7 @@ def png(grey: np.ndarray[Any, Any]) -> bytes:
 @pytest.mark.parametrize("syntax", ENCODED_HERE, ids=lambda syntax: syntax.keyword)
 def test_a_ct_slice_is_one_input(tmp_path: Path, syntax: UID):
     (found,) = decode_file(write(tmp_path, transcode(make_ct(tissue()), syntax)))
-    assert (found.status, found.reason, found.frame, found.notes) == (OK, "", 1, ())
+    assert (found.status, found.reason, found.frame, rules(found)) == (OK, "", 1, ())
     assert (found.path, found.folder, found.mtime) == (str(tmp_path / "a"), str(tmp_path), 12.5)
     assert (found.identity.study_uid, found.identity.instance_number, found.identity.z_mm) == ("1.2.3", 7, 42.5)
     assert np.array_equal(found.image, tissue())
@@ -136,12 +141,12 @@ class TestRaster:
         grey = tissue().astype(np.uint8)
         (found,) = decode_file(write(tmp_path, png(grey), "000001.png"))
         assert np.array_equal(found.image, grey)
-        assert (found.status, found.frame, found.notes) == (OK, 1, ("grey taken as HU",))
+        assert (found.status, found.frame, rules(found)) == (OK, 1, ("grey taken as HU",))
 
     def test_a_declared_window(self, tmp_path: Path):
         (found,) = decode_file(write(tmp_path, png(np.full((16, 16), 102, np.uint8))), png_window=(40.0, 80.0))
         assert np.unique(found.image).tolist() == [32]
-        assert found.notes == ("png-window 40,80 declared",)
+        assert rules(found) == ("png-window 40,80 declared",)
 
     def test_a_name_is_not_trusted(self, tmp_path: Path):
         (found,) = decode_file(write(tmp_path, png(tissue().astype(np.uint8)), "slice.dcm"))
@@ -254,3 +259,14 @@ def test_running_out_of_memory_costs_one_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(f"hemoscan.decode.{failing}", fail)
     (found,) = decode_file(write(tmp_path, png(tissue().astype(np.uint8))))
     assert (found.status, found.reason) == (ERROR, "cannot be read: MemoryError")
+
+
+def test_what_no_model_was_trained_for_is_noted_or_skipped(tmp_path: Path):
+    image = make_ct(tissue(), ContrastBolusAgent="yes", ConvolutionKernel="BONE")
+    (found,) = decode_file(write(tmp_path, image))
+    assert (found.status, found.notes) == (OK, (CONTRAST, BONE_KERNEL, OUT_OF_DISTRIBUTION))
+    (blank,) = decode_file(write(tmp_path, make_ct(np.full((16, 16), -1000))))
+    assert (blank.status, BLANK in blank.notes) == (OK, True)
+    (chest,) = decode_file(write(tmp_path, make_ct(tissue(), BodyPartExamined="CHEST")))
+    assert (chest.status, chest.image) == (SKIPPED, None)
+    assert "BodyPartExamined (0018,0015)" in chest.reason

@@ -34,9 +34,9 @@ LAYERS: tuple[frozenset[str], ...] = (
             "identifiers",
         }
     ),
-    frozenset({"dicom", "raster", "preprocess"}),
+    frozenset({"dicom", "raster", "preprocess", "series", "content", "intended"}),
     frozenset({"bounds", "card", "head", "slices", "sniff", "outputs", "machine"}),
-    frozenset({"chart", "config", "heatmap", "located", "lock", "logs", "resilient", "stopping", "text"}),
+    frozenset({"chart", "config", "heatmap", "located", "lock", "logs", "operating", "resilient", "stopping", "text"}),
     frozenset({"errors"}),
 )
 CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command", "trainer.console", "trainer.session"}

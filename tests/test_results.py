@@ -29,7 +29,7 @@ from hemoscan.state import State
 SLICES_HEADER = (
     "path,frame,study_uid,series_uid,sop_uid,instance_number,z_mm,probability,flag,status,reason,model,notes"
 )
-STUDIES_HEADER = "rank,study_uid,n_slices,n_flagged,n_skipped,n_errors,score,flag,top_slices,newest_file"
+STUDIES_HEADER = "rank,study_uid,n_slices,n_flagged,n_skipped,n_errors,score,flag,top_slices,newest_file,notes"
 IDENTITY = Identity("1.2", "1.2.3", "1.2.3.4", 7, -12.5)
 
 
@@ -118,16 +118,16 @@ def test_the_worklist(tmp_path: Path):
         tmp_path / "out.csv",
         [
             ok_row(0.2),
-            ok_row(0.7, flag=True, path="/study/2.dcm"),
+            ok_row(0.7, flag=True, path="/study/2.dcm", identity=Identity("1.2", "1.2.4", "1.2.4.1", 7, -12.5)),
             ok_row(0.9, flag=True, path="/study/3.dcm", identity=other),
             bad_row("error"),
             bad_row("skipped"),
         ],
     )
     assert (tmp_path / "out.studies.csv").read_text(encoding="utf-8").splitlines()[1:] == [
-        "1,9.9,1,1,0,0,0.900000,1,/study/3.dcm,2017-07-14T02:40:00+00:00",
-        "2,1.2,2,1,0,0,0.700000,1,/study/2.dcm | /study/1.dcm,2017-07-14T02:40:00+00:00",
-        "3,/study,0,0,1,1,,,,",
+        "1,9.9,1,1,0,0,0.900000,1,/study/3.dcm,2017-07-14T02:40:00+00:00,",
+        "2,1.2,2,1,0,0,0.700000,1,/study/2.dcm | /study/1.dcm,2017-07-14T02:40:00+00:00,",
+        "3,/study,0,0,1,1,,,,,",
     ]
 
 
@@ -140,7 +140,10 @@ def test_an_unflagged_study_has_flag_0(tmp_path: Path):
 def test_publishing_again_replaces_what_was_there(tmp_path: Path):
     results = Results(tmp_path / "out.csv")
     for number in range(1, 8):
-        rows = [ok_row(path=f"/study/{known}.dcm") for known in range(1, number + 1)]
+        rows = [
+            ok_row(path=f"/study/{known}.dcm", identity=Identity("1.2", "1.2.3", f"1.2.3.{known}", known))
+            for known in range(1, number + 1)
+        ]
         results.publish(iter(rows), lambda: {"number": number})  # noqa: B023 - called at once
         assert [row["path"] for row in cells(tmp_path / "out.csv")] == [row.decoded.path for row in rows]
         assert json.loads((tmp_path / "out.run.json").read_text(encoding="utf-8")) == {"number": number}

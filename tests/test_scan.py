@@ -29,6 +29,7 @@ from hemoscan.card import BRAIN, Card, Model
 from hemoscan.engine import TorchEngine
 from hemoscan.errors import OutputError, StateError
 from hemoscan.isolation import DecoderPool
+from hemoscan.operating import Calibration
 from hemoscan.phantom import make_phantom, write_dicom, write_png
 from hemoscan.resilient import Engine, ResilientEngine
 from hemoscan.results import SLICE_COLUMNS, Results
@@ -724,3 +725,15 @@ def test_a_file_of_many_frames_is_kept_once_all_are_scored(tmp_path: Path):
     assert [(Path(row["path"]).name, row["frame"]) for row in rows_of(tmp_path / "out.csv")] == [
         (name, str(n)) for name in "ab" for n in range(1, 8)
     ]
+
+
+def test_a_calibration_moves_probabilities_without_new_scoring(study: Path, tmp_path: Path):
+    output = tmp_path / "out.csv"
+    run([study], output)
+    before = [float(row["probability"]) for row in rows_of(output) if row["status"] == "ok"]
+    report = run([study], output, calibration=Calibration(2.0, 1.0))
+    assert report.scored == 0
+    after = [float(row["probability"]) for row in rows_of(output) if row["status"] == "ok"]
+    expected = 1 / (1 + np.exp(-(2 * logit(np.array(before)) + 1)))
+    np.testing.assert_allclose(after, expected, atol=1e-5)
+    assert record_of(output)["calibration"] == {"slope": 2.0, "intercept": 1.0, "ece": None, "on": ""}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from PIL import Image
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.decode import DecodeOptions
 from hemoscan.errors import OptionError, StateError
+from hemoscan.operating import Calibration, Operating, StudyPoint
 from hemoscan.page import Page
 from hemoscan.phantom import make_phantom, write_dicom, write_png
 from hemoscan.pictures import Pictures
@@ -65,8 +67,23 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(study: Path, tmp_path: Path) -> Callable[..., Report]:
     """Scan the study; returns the report."""
 
-    def run(engine: Engine, *, html: bool = False, maps: bool = False, jsonl: bool = False) -> Report:
-        options = ScanOptions(DecodeOptions(BRAIN), threshold=THRESHOLD, batch_size=3, workers=2)
+    def run(
+        engine: Engine,
+        *,
+        html: bool = False,
+        maps: bool = False,
+        jsonl: bool = False,
+        calibration: Calibration | None = None,
+        study_threshold: float | None = None,
+    ) -> Report:
+        options = ScanOptions(
+            DecodeOptions(BRAIN),
+            threshold=THRESHOLD,
+            batch_size=3,
+            workers=2,
+            calibration=calibration,
+            study_threshold=study_threshold,
+        )
         with contextlib.ExitStack() as stack:
             pictures, page = None, None
             if html or maps:
@@ -76,8 +93,20 @@ def run(study: Path, tmp_path: Path) -> Callable[..., Report]:
                 }
                 pictures = stack.enter_context(contextlib.closing(Pictures(MODEL.card, BRAIN, **wanted)))
             if html and pictures is not None:
-                page = Page(tmp_path / "out.html", MODEL.card, THRESHOLD, pictures, stale_after=1)
-            results = Results(tmp_path / "out.csv", jsonl=tmp_path / "out.jsonl" if jsonl else None, page=page)
+                page = Page(
+                    tmp_path / "out.html",
+                    MODEL.card,
+                    THRESHOLD,
+                    pictures,
+                    stale_after=1,
+                    study_threshold=study_threshold,
+                )
+            results = Results(
+                tmp_path / "out.csv",
+                study_threshold=study_threshold,
+                jsonl=tmp_path / "out.jsonl" if jsonl else None,
+                page=page,
+            )
             state = stack.enter_context(State(tmp_path / "state.sqlite"))
             arguments = {"model": "densenet-bias", "window": None, "png_window": None, "repair_12bit": True}
             return scan(Job([study], MODEL, engine, options, arguments, pictures=pictures), results, state)
@@ -199,14 +228,40 @@ def test_a_report_is_the_page_of_the_scan(run: Callable[..., Report], tmp_path: 
 def test_a_report_of_the_state_applies_a_threshold_of_its_own(run: Callable[..., Report], tmp_path: Path):
     report = run(MappingEngine())
     with State(tmp_path / "state.sqlite") as state:
-        found = read_state(state, time_of(state.path), MODEL, THRESHOLD)
+        found = read_state(state, time_of(state.path), MODEL, Operating(), THRESHOLD)
         assert report_of(found, tmp_path / "same.html", None) == 0
         assert "no picture" in (tmp_path / "same.html").read_text(encoding="utf-8")
-        found = read_state(state, time_of(state.path), MODEL, 0.0)
+        found = read_state(state, time_of(state.path), MODEL, Operating(), 0.0)
         assert report_of(found, tmp_path / "all.html", MappingEngine()) == 16 == report.counts["ok"]
         other = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "1" * 64), Path("nowhere"))
         with pytest.raises(StateError, match="nothing scored by densenet-bias"):
-            read_state(state, time_of(state.path), other, None)
+            read_state(state, time_of(state.path), other, Operating(), THRESHOLD)
+
+
+CALIBRATION = Calibration(1.5, -0.2)
+STUDY_POINT = StudyPoint(0.6, 0.9, 0.9, 0.2, 0.1)
+
+
+def main_of(page: Path) -> list[str]:
+    """Return the lines of the worklist, the pictures left out."""
+    return [line for line in page.read_text(encoding="utf-8").split("<main>")[1].splitlines() if "src=" not in line]
+
+
+def test_reports_are_calibrated_like_the_scan(run: Callable[..., Report], tmp_path: Path):
+    report = run(MappingEngine(), html=True, calibration=CALIBRATION, study_threshold=STUDY_POINT.threshold)
+    with (tmp_path / "out.studies.csv").open(encoding="utf-8", newline="") as file:
+        written = [(float(study["score"]), study["flag"] == "1") for study in csv.DictReader(file)]
+    assert {flag for _, flag in written} == {False}, "below the studies' threshold, though slices are flagged"
+    assert report.flagged
+    csv_found = read_results(tmp_path / "out.csv", read_record(tmp_path / "out.csv"), MODEL)
+    assert report_of(csv_found, tmp_path / "csv.html", MappingEngine()) == report.flagged, "scored alike"
+    with State(tmp_path / "state.sqlite") as state:
+        operating = Operating(CALIBRATION, study=STUDY_POINT)
+        found = read_state(state, time_of(state.path), MODEL, operating, THRESHOLD)
+        studies = write_report(found, MODEL, tmp_path / "state.html", stale_after=1, load=lambda model: MappingEngine())
+    assert [(study.score, study.flag) for study in studies] == written
+    assert main_of(tmp_path / "out.html") == main_of(tmp_path / "csv.html") == main_of(tmp_path / "state.html")
+    assert "from a score of 0.6" in (tmp_path / "csv.html").read_text(encoding="utf-8")
 
 
 def test_results_that_are_none_are_wrong_usage(run: Callable[..., Report], tmp_path: Path):

@@ -223,3 +223,38 @@ def experiments(run_folders: tuple[Path, ...], output: Path, data: Path | None, 
     written = write_report(run_folders, output, data, quiet=quiet)
     for line in summarise(written):
         click.echo(line)
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--labels",
+    "label_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="CSV with path, SOPInstanceUID or id; label (0 or 1); and where known patient, study, frame.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The site's file.  [default: MODEL.site.json in the user's state folder]",
+)
+def calibrate(results: Path, label_file: Path, output: Path | None) -> None:
+    """Fit probabilities and operating points to a site, from RESULTS (the slices of a scan) and its own labels.
+
+    Needs at least 20 labelled slices with hemorrhage and 100 without. `hemoscan scan --calibration FILE` uses the file;
+    it is for the model of that scan alone.
+    """
+    from hemoscan.trainer.calibrate import run_calibration  # noqa: PLC0415
+
+    found = run_calibration(results, label_file, output)
+    operating = found.operating
+    after = operating.calibration.ece if operating.calibration is not None else None
+    click.echo(f"{found.model}: {found.slices} labelled slices, {found.positives} with hemorrhage")
+    click.echo(f"expected calibration error {found.ece_before:.4f} before, {after:.4f} after, cross-fitted")
+    click.echo(f"{'POINT':<12}{'THRESHOLD':>10}{'SENSITIVITY':>13}{'SPECIFICITY':>13}")
+    for name, point in (*operating.operating_points.items(), ("study", operating.study)):
+        if point is not None:
+            click.echo(f"{name:<12}{point.threshold:>10.4f}{point.sensitivity:>13.3f}{point.specificity:>13.3f}")
+    click.echo(f"written to {found.path}", err=True)

@@ -13,6 +13,7 @@ from hemoscan.machine import describe_machine
 from hemoscan.networks import save_weights
 from hemoscan.outputs import write_atomically
 from hemoscan.trainer.experiments import Experiment, Recipe
+from hemoscan.trainer.operating_points import operating_fields
 from hemoscan.trainer.splits import VALIDATION, DataSet, Division
 from hemoscan.trainer.train import Trained
 
@@ -81,18 +82,23 @@ def publish(
     """
     weights = save_weights(trained.classifier)
     stem = weights_stem(experiment, division)
+    # Rounded down: the threshold is a positive slice's own score.
+    threshold = math.floor(metrics["threshold"] * 1e6) / 1e6
+    held_out = division.held_out
+    operating = operating_fields(
+        trained.logits, held_out.labels, held_out.groups, f"held-out slices ({division.name})", held_out.clusters
+    )
     learned = {"slices": len(division.training), "positives": int(division.training.labels.sum())}
     card = Card(
         name=experiment.name,
         architecture=experiment.architecture,
         input=recipe.spec,
-        # Rounded down: the threshold is a positive slice's own score.
-        threshold=math.floor(metrics["threshold"] * 1e6) / 1e6,
         weights=f"{stem}.safetensors",
         sha256=hashlib.sha256(weights).hexdigest(),
         training={**training, **learned},
         metrics={"split": division.name, **metrics},
         notice=notice,
+        **{"threshold": threshold, **operating},
     )
     write_atomically(folder / card.weights, lambda file: file.write(weights))
     path = folder / f"{stem}.json"

@@ -1,0 +1,76 @@
+"""Slices that look like no head on its usual background are noted, heads are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hemoscan.card import BRAIN
+from hemoscan.content import content_notes
+from hemoscan.phantom import make_phantom
+from hemoscan.preprocess import preprocess
+from hemoscan.slices import BLANK, OUT_OF_DISTRIBUTION
+
+Frame = NDArray[np.uint8]
+
+
+def disc(radius: float, value: int, frame: Frame | None = None, row: float = 112, column: float = 112) -> Frame:
+    """Return a frame with a disc of this value in it."""
+    frame = np.zeros((224, 224), np.uint8) if frame is None else frame.copy()
+    rows, columns = np.mgrid[:224, :224]
+    frame[np.hypot(rows - row, columns - column) <= radius] = value
+    return frame
+
+
+def head(tissue: int = 32) -> Frame:
+    """Return skin, skull and brain."""
+    return disc(60, tissue, disc(68, 70, disc(74, 40)))
+
+
+def test_a_head_has_no_note():
+    assert content_notes(head()) == ()
+
+
+@pytest.mark.parametrize("bleed", ["none", "subdural", "intraparenchymal"])
+def test_a_synthetic_study_has_no_strange_slice(bleed: str):
+    notes = [content_notes(preprocess(hu, BRAIN)) for hu in make_phantom(bleed, size=128, slices=12).hu]
+    assert (OUT_OF_DISTRIBUTION,) not in notes
+
+
+@pytest.mark.parametrize("frame", [np.zeros((224, 224), np.uint8), disc(10, 50), np.full((224, 224), 9, np.uint8)])
+def test_above_the_head_is_blank(frame: Frame):
+    assert content_notes(frame) == (BLANK,)
+
+
+def test_tissue_without_skull_is_strange():
+    assert content_notes(disc(70, 40)) == (OUT_OF_DISTRIBUTION,)
+
+
+def test_a_spine_within_a_body_is_strange():
+    assert content_notes(disc(15, 70, disc(90, 45), row=170)) == (OUT_OF_DISTRIBUTION,)
+
+
+def test_a_chest_is_strange():
+    ribs = disc(85, 45, disc(90, 70, disc(100, 45)))
+    lungs = disc(41, 0, disc(41, 0, ribs, column=70), column=154)
+    assert content_notes(lungs) == (OUT_OF_DISTRIBUTION,)
+
+
+def test_a_frame_filled_to_its_edge_is_strange():
+    frame = head()
+    frame[150:] = np.maximum(frame[150:], 20)
+    assert content_notes(frame) == (OUT_OF_DISTRIBUTION,)
+
+
+@pytest.mark.parametrize("frame", [disc(74, 70), disc(60, 69, disc(74, 70))])
+def test_values_beyond_tissue_all_over_the_head_are_strange(frame: Frame):
+    assert content_notes(frame) == (OUT_OF_DISTRIBUTION,)
+
+
+def test_half_a_ring_is_enough():
+    frame = head()
+    frame[120:] = np.where(frame[120:] == 70, 40, frame[120:])
+    assert content_notes(frame) == ()
+    frame[80:] = np.where(frame[80:] == 70, 40, frame[80:])
+    assert content_notes(frame) == (OUT_OF_DISTRIBUTION,)
