@@ -15,7 +15,9 @@ PACKAGE = Path(hemoscan.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
-    frozenset({"scan"}),
+    frozenset({"doctor_cli"}),
+    frozenset({"console", "doctor"}),
+    frozenset({"scan", "codecs"}),
     frozenset({"isolation"}),
     frozenset({"results", "decode", "engines", "state", "selection"}),
     frozenset({"engine", "openvino_engine", "exporting"}),
@@ -29,6 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "ir_cache",
             "openvino_runtime",
             "schema",
+            "codec_samples",
             "identifiers",
         }
     ),
@@ -37,7 +40,15 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "lock", "logs", "resilient", "stopping", "text"}),
     frozenset({"errors"}),
 )
-CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command", "trainer.console", "trainer.session"}
+CLICK_MAY_BE_USED_IN = {
+    "cli",
+    "console",
+    "doctor_cli",
+    "trainer.cli",
+    "trainer.command",
+    "trainer.console",
+    "trainer.session",
+}
 NETWORK = {
     "socket",
     "ssl",
