@@ -30,7 +30,7 @@ def check_codecs() -> dict[str, str]:
     Returns
     -------
     dict[str, str]
-        Name of the transfer syntax (DICOM PS3.6, table A-1) to `ok`, or to what went wrong.
+        Keyword of the transfer syntax (DICOM PS3.6, table A-1) to `ok`, or to what went wrong.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def check_codecs() -> dict[str, str]:
         entries = [_write(syntax, Path(name)) for syntax in syntaxes]
         futures = [pool.submit([entry]) for entry in entries]
         found = [future.result()[0] for future in futures]
-    return {syntax.name: _judge(syntax, decoded) for syntax, decoded in zip(syntaxes, found, strict=True)}
+    return {syntax.keyword: _judge(syntax, decoded) for syntax, decoded in zip(syntaxes, found, strict=True)}
 
 
 def sample(syntax: UID) -> bytes:

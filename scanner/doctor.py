@@ -73,8 +73,7 @@ def _versions() -> Iterator[Finding]:
     yield Finding("software", "system", f"{platform.system()} {platform.release()} {platform.machine()}")
     packages = describe_machine()["packages"]
     for package in (*(packages if isinstance(packages, dict) else ()), *CODEC_PACKAGES):
-        version = version_of(package)
-        yield Finding("software", package, version, broken=version == "unknown")
+        yield Finding("software", package, version_of(package))
 
 
 def _machine() -> Iterator[Finding]:

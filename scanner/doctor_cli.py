@@ -54,7 +54,7 @@ def doctor(model: str, no_speed: bool, as_json: bool) -> None:
 
 def _line(finding: Finding) -> str:
     mark = paint("  BROKEN", fg="red", bold=True) if finding.broken else ""
-    return f"  {finding.name:<20}  {finding.value}{mark}"
+    return f"  {finding.name:<30}  {finding.value}{mark}"
 
 
 def _as_json(findings: list[Finding]) -> dict[str, object]:
