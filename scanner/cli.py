@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from hemoscan import NOTICE, __version__
+from hemoscan import DEFAULT_MODEL, NOTICE, __version__
+from hemoscan.console import complete_model, paint, show_progress
 from hemoscan.errors import CardError, HemoscanError, LockedError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_LOCKED = 75  # EX_TEMPFAIL: worth another try
-DEFAULT_MODEL = "densenet-bias"
 DEFAULT_OUTPUT = "hemoscan.csv"
 
 
@@ -47,6 +47,7 @@ class LazyGroup(click.Group):
 
     lazy = {  # noqa: RUF012 - read only
         "calibrate": "hemoscan.trainer.cli:calibrate",
+        "doctor": "hemoscan.doctor_cli:doctor",
         "evaluate": "hemoscan.trainer.cli:evaluate",
         "experiments": "hemoscan.trainer.cli:experiments",
         "train": "hemoscan.trainer.cli:train",
@@ -114,7 +115,7 @@ def main() -> NoReturn:
 
 
 def _fail(text: str, code: int) -> NoReturn:
-    click.echo(f"hemoscan: {text}", err=True)
+    click.echo(f"{paint('hemoscan:', fg='red')} {text}", err=True)
     sys.exit(code)
 
 
@@ -202,7 +203,12 @@ def parse_window(text: str) -> tuple[float, float]:
     help="CSV of slices; beside it NAME.studies.csv (worklist) and NAME.run.json.",
 )
 @click.option(
-    "-m", "--model", default=DEFAULT_MODEL, show_default=True, help="A name from `hemoscan models`, or a card (.json)."
+    "-m",
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    shell_complete=complete_model,
+    help="A name from `hemoscan models`, or a card (.json).",
 )
 @click.option(
     "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
@@ -397,7 +403,7 @@ def _scan_locked(
         if not options["quiet"]:
             click.echo(f"{model.card.name} on {where}, flags from {settings.threshold:.4f}", err=True)
         job = Job(paths, model, engine, settings, arguments, own, pictures)
-        with graceful() as stop, _progress(options["quiet"]) as progress:
+        with graceful() as stop, show_progress(options["quiet"], paths, settings.limit) as progress:
             report = run_scan(job, results, state, progress, stop)
     for line in (summary := _summary(report, results)).splitlines():
         log.info("%s", line, extra={"shown": True})
@@ -505,20 +511,6 @@ def _threshold(model: Model, operating: Operating, options: dict[str, Any]) -> f
     if point is None and options["calibration"] is None:
         return model.card.threshold
     return operating.threshold_of(point or "balanced")
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Any]:
-    """Show a counter on a terminal, nothing under cron."""
-    from tqdm import tqdm  # noqa: PLC0415
-
-    with tqdm(unit=" slices", disable=True if quiet or sys.stderr is None else None, file=sys.stderr) as bar:
-
-        def show(report: Report) -> None:
-            bar.set_postfix(flagged=report.flagged, errors=report.counts["error"], refresh=False)
-            bar.update(report.counts["ok"] - bar.n)
-
-        yield show
 
 
 def _summary(report: Report, results: Results) -> str:
@@ -650,7 +642,7 @@ def _reread(results: Path, state: Path | None, options: dict[str, Any]) -> Itera
 
 
 @cli.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_model)
 @click.option("--verify", is_flag=True, help="Check every weight file against its card's SHA-256.")
 def models(name: str | None, verify: bool) -> None:
     """List the models, or show the card of NAME (a model's name, or a card's path)."""
@@ -697,7 +689,7 @@ def _model_line(name: str, *, verify: bool) -> str:
 
 
 @cli.command()
-@click.argument("name", metavar="MODEL")
+@click.argument("name", metavar="MODEL", shell_complete=complete_model)
 @click.option(
     "-f",
     "--format",

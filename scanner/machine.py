@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -24,11 +25,12 @@ def describe_machine() -> dict[str, object]:
         "instruction_sets": [feature for feature in CPU_FEATURES if feature in flags],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {package: _version(package) for package in PACKAGES},
+        "packages": {package: version_of(package) for package in PACKAGES},
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Return the version of an installed package, `unknown` if pip knows of none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # installed by other means than pip
@@ -39,6 +41,17 @@ def usable_cores() -> int:
     """Return the cores that this process may use, which in a container are fewer than the machine has."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Return the machine's memory, or what a container (Linux, cgroup v2) leaves of it; None where unknown."""
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+    with contextlib.suppress(OSError, ValueError):  # no such limit, or `max`
+        size = min(size, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return size
 
 
 def cpu_computes_bf16() -> bool:

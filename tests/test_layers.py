@@ -15,7 +15,9 @@ PACKAGE = Path(hemoscan.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
-    frozenset({"scan", "report"}),
+    frozenset({"doctor_cli"}),
+    frozenset({"console", "doctor"}),
+    frozenset({"scan", "report", "codecs"}),
     frozenset({"redraw", "reread"}),
     frozenset({"isolation"}),
     frozenset({"results", "decode", "engines", "state", "selection"}),
@@ -31,6 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "ir_cache",
             "openvino_runtime",
             "schema",
+            "codec_samples",
             "identifiers",
         }
     ),
@@ -39,7 +42,15 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"chart", "config", "heatmap", "located", "lock", "logs", "operating", "resilient", "stopping", "text"}),
     frozenset({"errors"}),
 )
-CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command", "trainer.console", "trainer.session"}
+CLICK_MAY_BE_USED_IN = {
+    "cli",
+    "console",
+    "doctor_cli",
+    "trainer.cli",
+    "trainer.command",
+    "trainer.console",
+    "trainer.session",
+}
 NETWORK = {
     "socket",
     "ssl",

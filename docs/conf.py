@@ -1,0 +1,18 @@
+"""Sphinx's settings: the Markdown pages here, and the command reference from the commands themselves."""
+
+import hemoscan
+
+project = "hemoscan"
+version = release = hemoscan.__version__
+project_copyright = "the hemoscan authors"
+
+extensions = ["myst_parser", "sphinx_click"]
+exclude_patterns = ["_build"]
+highlight_language = "none"
+myst_heading_anchors = 3
+
+# Self-contained: nothing on a page is loaded from elsewhere.
+html_theme = "furo"
+html_title = f"hemoscan {release}"
+html_show_sourcelink = False
+html_copy_source = False

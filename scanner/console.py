@@ -1,0 +1,78 @@
+"""What commands have in common on a terminal: colours, progress, completion of models' names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from hemoscan.scan import Report
+
+
+def paint(text: str, **style: Any) -> str:
+    """Return a text in `click.style`, unless NO_COLOR is set (no-color.org); `click.echo` strips it off a terminal."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
+def complete_model(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of a model, or else the path of a card."""
+    from hemoscan.card import MODEL_NAMES  # noqa: PLC0415
+
+    found = [CompletionItem(name) for name in MODEL_NAMES if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+@contextlib.contextmanager
+def show_progress(quiet: bool, paths: Sequence[Path], limit: int | None = None) -> Iterator[Any]:
+    """Yield what shows a scan's progress on a terminal, with rate and time left; nothing under cron.
+
+    The time left is of files that are not known yet, once all are counted, which another thread does meanwhile. A file
+    of many frames is worth one: the time left is then too short, and is no longer shown once more are done.
+    """
+    from tqdm import tqdm  # noqa: PLC0415
+
+    disable = True if quiet or sys.stderr is None else None
+    with tqdm(unit=" slices", disable=disable, file=sys.stderr, dynamic_ncols=True) as bar:
+        count = None if bar.disable else _Count(paths, limit)
+
+        def show(report: Report) -> None:
+            if count is not None and count.total is not None:
+                bar.total = max(count.total - report.known, 0)
+            bar.set_postfix(flagged=report.flagged, errors=report.counts["error"], refresh=False)
+            bar.update()
+
+        try:
+            yield show
+        finally:
+            if count is not None:
+                count.stopped.set()
+
+
+class _Count:
+    """Counts the files under the paths in a thread of its own."""
+
+    def __init__(self, paths: Sequence[Path], limit: int | None) -> None:
+        self.total: int | None = None
+        """Files; None while they are being counted."""
+        self.stopped = threading.Event()
+        threading.Thread(target=self._run, args=(paths, limit), daemon=True, name="count").start()
+
+    def _run(self, paths: Sequence[Path], limit: int | None) -> None:
+        from hemoscan.sources import find_entries  # noqa: PLC0415
+
+        total = 0
+        with contextlib.suppress(Exception):  # the scan itself meets it, and tells
+            for total, _ in enumerate(find_entries(paths), 1):
+                if self.stopped.is_set():
+                    return
+                if total == limit:
+                    break
+            self.total = total
