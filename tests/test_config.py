@@ -21,10 +21,15 @@ paths = ["a", "b"]
 output = "new/flags.csv"
 model = "resnet-base"
 device = "cpu"
+engine = "torch"
 precision = "fp32"
 batch-size = 3
 workers = 2
+file-timeout = 20
+threads = 1
 threshold = 0.25
+operating-point = "sensitive"
+calibration = "site.json"
 window = [40, 80]
 png-window = "40,80"
 repair-12bit = false
@@ -36,6 +41,10 @@ time-budget = 60
 prune = true
 identifiers = true
 state = "s.sqlite"
+html = "page.html"
+heatmaps = "maps"
+jsonl = "rows.jsonl"
+stale-after = 2
 log-file = "l.log"
 log-format = "json"
 verbose = 2
@@ -51,10 +60,15 @@ def test_every_option_can_be_set(tmp_path: Path):
         "output": Path("new/flags.csv"),
         "model": "resnet-base",
         "device": "cpu",
+        "engine": "torch",
         "precision": "fp32",
         "batch_size": 3,
         "workers": 2,
+        "file_timeout": 20.0,
+        "threads": 1,
         "threshold": 0.25,
+        "operating_point": "sensitive",
+        "calibration": Path("site.json"),
         "window": (40, 80),
         "png_window": (40, 80),
         "repair_12bit": False,
@@ -66,6 +80,10 @@ def test_every_option_can_be_set(tmp_path: Path):
         "prune": True,
         "identifiers": True,
         "state": Path("s.sqlite"),
+        "html": Path("page.html"),
+        "heatmaps": Path("maps"),
+        "jsonl": Path("rows.jsonl"),
+        "stale_after": 2.0,
         "log_file": Path("l.log"),
         "log_format": "json",
         "verbose": 2,
@@ -97,7 +115,7 @@ def test_one_path_needs_no_list(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["surprise = 1", "[scan]\noutput = 'a'", "config = 'a'", "help = true", "o = 'a'"])
 def test_an_unknown_option_is_told_with_the_legal_ones(tmp_path: Path, text: str):
-    with pytest.raises(OptionError, match=r"c\.toml: \w+: no such option; legal: batch-size, device, .*, workers"):
+    with pytest.raises(OptionError, match=r"c\.toml: \w+: no such option; legal: batch-size, calibration, device, .*, workers"):
         parse(tmp_path, text, "a")
 
 

@@ -41,7 +41,11 @@ def test_a_lock_without_a_readable_note_holds(tmp_path: Path, note: str | None):
 
 def test_a_note_of_the_dead_blocks_nobody(tmp_path: Path):
     state = tmp_path / "state"
-    code = "import os, sys, pathlib as p, hemoscan.lock as h; h.locked(p.Path(sys.argv[1])).__enter__(); os._exit(9)"
+    # The context is held: let go of, it would be left in order.
+    code = (
+        "import os, sys, pathlib, hemoscan.lock as lock;"
+        "held = lock.locked(pathlib.Path(sys.argv[1])); held.__enter__(); os._exit(9)"
+    )
     assert subprocess.run([sys.executable, "-c", code, str(state)], check=False).returncode == 9  # noqa: S603
     _, note = lock_paths(state)
     assert json.loads(note.read_text())["pid"] != os.getpid()

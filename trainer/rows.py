@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemoscan.card import INPUTS
 from hemoscan.trainer.baselines import BASELINES, Features, baseline_logits
 from hemoscan.trainer.metrics import probabilities
 from hemoscan.trainer.plots import Curve
@@ -20,6 +19,7 @@ from hemoscan.trainer.row_figures import Figures, figures_of
 from hemoscan.trainer.trainings import Result, Setting
 
 REPORT_RECIPE = "report"
+REPORT_INPUTS = ("raw", "brain")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Section:
 
 def make_sections(results: Sequence[Result], features: tuple[Features, Features] | None) -> list[Section]:
     """Return the sections, the report's recipe with either input first, run or not; baselines only with features."""
-    keys = [(REPORT_RECIPE, name) for name in sorted(INPUTS, reverse=True)]
+    keys = [(REPORT_RECIPE, name) for name in REPORT_INPUTS]
     keys += sorted({(one.setting.recipe, one.setting.input) for one in results} - set(keys))
     measured: dict[Any, tuple[Row, ...]] = {}
     sections = []
