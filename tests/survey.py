@@ -21,6 +21,7 @@ from hemoscan.card import BRAIN, Card, Model
 from hemoscan.decode import DecodeOptions
 from hemoscan.results import Results
 from hemoscan.scan import Job, ScanOptions, scan
+from hemoscan.state import State
 
 MODEL = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "0" * 64), Path("nowhere"))
 FILES_PER_SCAN = 500
@@ -29,9 +30,9 @@ FILES_PER_SCAN = 500
 class MeanEngine:
     """Scores a slice by its mean: what is tested is what comes before."""
 
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        scores: NDArray[np.float64] = images.mean(axis=(1, 2)) / 255
-        return scores
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = images.mean(axis=(1, 2)) / 255
+        return found
 
     def describe(self) -> dict[str, str]:
         return {"name": "mean", "device": "none", "precision": "exact"}
@@ -70,8 +71,8 @@ class Survey:
 def scan_rows(paths: list[Path], output: Path, file_timeout: float = 60.0) -> list[dict[str, str]]:
     """Scan with two decoder processes, and return the rows."""
     options = ScanOptions(DecodeOptions(BRAIN), 0.5, 16, 2, file_timeout=file_timeout)
-    with Results(output) as results:
-        scan(Job(paths, MODEL, MeanEngine(), options, {}), results)
+    with State(output.with_name("state.sqlite")) as state:
+        scan(Job(paths, MODEL, MeanEngine(), options, {}), Results(output), state)
     with output.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
