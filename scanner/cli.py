@@ -24,6 +24,7 @@ from hemoscan.errors import CardError, HemoscanError, LockedError, OptionError, 
 if TYPE_CHECKING:
     from hemoscan.card import Model
     from hemoscan.engines import EngineChoice
+    from hemoscan.lazy import LazyEngine
     from hemoscan.resilient import ResilientEngine
     from hemoscan.results import Results
     from hemoscan.scan import Report, ScanOptions
@@ -339,12 +340,12 @@ def _scan_locked(
             click.echo(text, err=True)
 
     with State(options["state"]) as state:
-        engine = _engine(model, choice, say)
+        first, engine = _engine(model, choice, say)
         where = f"{choice.device} in {choice.precision} ({choice.name})"
         log.info("%s on %s, state %s, output %s", model.card.name, where, state.path, output, extra={"shown": True})
         if not options["quiet"]:
             click.echo(f"{model.card.name} on {where}, flags from {settings.threshold:.4f}", err=True)
-        job = Job(paths, model, engine, settings, arguments, own)
+        job = Job(paths, model, engine, settings, arguments, own, prepare=first.load)
         with graceful() as stop, _progress(options["quiet"]) as progress:
             report = run_scan(job, results, state, progress, stop)
     for line in (summary := _summary(report, results)).splitlines():
@@ -360,13 +361,16 @@ def _as_json(options: dict[str, Any]) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
-def _engine(model: Model, choice: EngineChoice, say: Callable[[str], None]) -> ResilientEngine:
-    """Load the model; should a GPU fail, it is loaded again on the CPU."""
+def _engine(model: Model, choice: EngineChoice, say: Callable[[str], None]) -> tuple[LazyEngine, ResilientEngine]:
+    """Return the engine, loaded when it is needed, and the same made safe: should a GPU fail, the CPU goes on."""
     from hemoscan.engines import choose_engine  # noqa: PLC0415
+    from hemoscan.lazy import LazyEngine  # noqa: PLC0415
     from hemoscan.resilient import ResilientEngine  # noqa: PLC0415
 
     fall_back = None if choice.device == "cpu" else lambda: choose_engine(device="cpu").load(model, say)
-    return ResilientEngine(choice.load(model, say), fall_back)
+    description = {"name": choice.name, "device": choice.device, "precision": choice.precision}
+    first = LazyEngine(lambda: choice.load(model, say), description)
+    return first, ResilientEngine(first, fall_back)
 
 
 def _settings(model: Model, batch_size: int, options: dict[str, Any]) -> ScanOptions:

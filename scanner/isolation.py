@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hemoscan.decode import DecodeOptions, decode, fail
-from hemoscan.dicom import configure_pydicom
 from hemoscan.errors import DecoderError
 from hemoscan.slices import Decoded
 from hemoscan.sources import Entry, Reader
@@ -48,6 +47,8 @@ START_SECONDS = 60.0
 START_ATTEMPTS = 3
 # What a worker is given beyond the limit before it is taken for lost with its pool, or ends itself.
 GRACE_SECONDS = 15.0
+# What `decode` imports when it needs it: workers are forked with it.
+READERS = ("hemoscan.dicom", "hemoscan.raster", "hemoscan.preprocess")
 
 Decode = Callable[[Entry, Reader, DecodeOptions], list[Decoded]]
 
@@ -109,6 +110,9 @@ class DecoderPool:
 
     def _run(self, entries: Sequence[Entry]) -> list[Decoded]:
         if self._options.workers == 0:
+            from hemoscan.dicom import configure_pydicom  # noqa: PLC0415
+
+            configure_pydicom()
             return decode_all(self._decode, entries, self._options.decoding)
         if not hasattr(self._local, "slot"):
             self._local.slot = _Slot(self._options, self._decode, self._closed)
@@ -205,7 +209,7 @@ def _context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, *READERS])
     return context
 
 
@@ -249,6 +253,8 @@ def _reader() -> Reader:
 
 def _confine(worker_bytes: int) -> None:
     """Bound what this worker may take, and keep it silent: what decoders print may quote a header, so a patient."""
+    from hemoscan.dicom import configure_pydicom  # noqa: PLC0415 - the scan itself has no use for it
+
     configure_pydicom()
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the scan ends its workers itself

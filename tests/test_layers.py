@@ -34,7 +34,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"dicom", "raster", "preprocess"}),
     frozenset({"bounds", "card", "head", "slices", "sniff", "outputs", "machine"}),
-    frozenset({"config", "lock", "logs", "resilient", "stopping", "text"}),
+    frozenset({"config", "lazy", "lock", "logs", "stopping", "text"}),
+    frozenset({"resilient"}),
     frozenset({"errors"}),
 )
 CLICK_MAY_BE_USED_IN = {"cli", "trainer.cli", "trainer.command", "trainer.console", "trainer.session"}
