@@ -104,9 +104,10 @@ def choose_engine(
 def _openvino_precision(name: str) -> str:
     """Return fp32 or bf16, asking OpenVINO (tenths of a second to import) only where the system does not tell."""
     from hemoscan import openvino_engine  # noqa: PLC0415
+    from hemoscan.openvino_runtime import import_openvino  # noqa: PLC0415
 
     if find_spec("openvino") is None:
-        openvino_engine.import_openvino()  # raises, with what to do
+        import_openvino()  # raises, with what to do
     native = told_of_bf16()
     if name == "auto" and native is not None:
         return "bf16" if native else "fp32"

@@ -123,7 +123,7 @@ def test_windows_is_asked_for_nvidias_library(library: str | None, expected: boo
 
 
 def test_choosing_openvino_imports_no_torch():
-    """Nor does it where the machine has no GPU driver and nothing is asked for; nor OpenVINO, where the system tells."""
+    """Nor does it where the machine has no GPU driver and nothing is asked for; or OpenVINO, where the system tells."""
     asked = [{"engine": "openvino"}, {"device": "cpu"}, *([] if machine.may_have_gpu() else [{}])]
     code = f"""
 import sys
