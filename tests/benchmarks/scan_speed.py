@@ -152,7 +152,7 @@ def bare(model: str, folder: Path, work: Path) -> tuple[float, str]:
         images = np.stack([found.image for e in find_entries([folder]) for found in decode(e, reader, options)])
     np.save(work / "images.npy", images)
     command = [sys.executable, "-c", BARE, model, str(work / "images.npy")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own
     seconds, name, precision = done.stdout.split()
     return len(images) / float(seconds), f"{name} {precision}"
 
@@ -190,12 +190,10 @@ def measure_format(name: str, options: argparse.Namespace, work: Path, base: flo
     model = find_model(options.model)
     card = model.weights_path.with_name(f"{model.card.name}.json")
     output = work / f"{folder.name}.csv"
+    peer, where = (sys.executable, PEERS), (folder, card)
     ways: list[tuple[str, Ran | None]] = [
-        ("script", run([sys.executable, PEERS, "script", folder, card, work / "script.csv"])),
-        (
-            "MONAI",
-            run([sys.executable, PEERS, "monai", folder, card, work / "monai.csv"]) if find_spec("monai") else None,
-        ),
+        ("script", run([*peer, "script", *where, work / "script.csv"])),
+        ("MONAI", run([*peer, "monai", *where, work / "monai.csv"]) if find_spec("monai") else None),
         ("hemoscan scan", scan(folder, options.model, output, count)),
     ]
     first = ways[0][1]
@@ -253,9 +251,8 @@ def measure(options: argparse.Namespace, formats: list[str], work: Path) -> str:
         rows += found
         first = first or ran
     assert first is not None
-    again = scan(
-        work / formats[0].replace(" ", "-"), options.model, work / f"{formats[0].replace(' ', '-')}.csv", options.slices
-    )
+    known = work / formats[0].replace(" ", "-")
+    again = scan(known, options.model, known.with_suffix(".csv"), options.slices)
     helped = median_seconds([sys.executable, "-m", "hemoscan", "--help"])
     warm = statistics.median(scan(work / "one", options.model, work / f"one-{i}.csv", 1).seconds for i in range(3))
     grown = growth(options, work) if options.growth else ""
@@ -266,15 +263,18 @@ def measure(options: argparse.Namespace, formats: list[str], work: Path) -> str:
 `python tests/benchmarks/scan_speed.py {command} --write docs/performance.md`: {machine_line()}; load average {load:.1f}
 before the start, of other work.
 
-{options.slices} slices of 512 x 512 each, no two alike; seconds are of the whole process, start-up included; memory is of the process
-and its children. The script: pydicom, torchvision, DataLoader, eager fp32; MONAI: LoadImage, ScaleIntensityRange, Resize, DataLoader, the
-same network; both with one loading process a core (`tests/benchmarks/peer_pipelines.py`).
+{options.slices} slices of 512 x 512 each, no two alike; seconds are of the whole process, start-up included; memory is
+of the process and its children. The script: pydicom, torchvision, DataLoader, eager fp32; MONAI: LoadImage,
+ScaleIntensityRange, Resize, DataLoader, the same network; both with one loading process a core
+(`tests/benchmarks/peer_pipelines.py`).
 
 {table(header, rows)}
 
 - Bare engine ({engine}) on slices in memory: {base:.1f} slices/s.
-- Arithmetic bound: {flops / 1e9:.2f} GFLOP a slice, {peak / 1e9:.0f} GFLOP/s in a product of 3072 x 3072 matrices by PyTorch: {limit:.1f} slices/s.
-- Second scan of the known folder ({formats[0]}): {again.seconds:.2f} s, {first.seconds / again.seconds:.0f} times faster than the first.
+- Arithmetic bound: {flops / 1e9:.2f} GFLOP a slice, {peak / 1e9:.0f} GFLOP/s in a product of 3072 x 3072 matrices by
+  PyTorch: {limit:.1f} slices/s.
+- Second scan of the known folder ({formats[0]}): {again.seconds:.2f} s, {first.seconds / again.seconds:.0f} times faster
+  than the first.
 - One slice, with the model converted: {warm:.2f} s. `hemoscan --help`: {helped:.2f} s.{grown}
 """
 
