@@ -273,8 +273,8 @@ ScaleIntensityRange, Resize, DataLoader, the same network; both with one loading
 - Bare engine ({engine}) on slices in memory: {base:.1f} slices/s.
 - Arithmetic bound: {flops / 1e9:.2f} GFLOP a slice, {peak / 1e9:.0f} GFLOP/s in a product of 3072 x 3072 matrices by
   PyTorch: {limit:.1f} slices/s.
-- Second scan of the known folder ({formats[0]}): {again.seconds:.2f} s, {first.seconds / again.seconds:.0f} times faster
-  than the first.
+- Second scan of the known folder ({formats[0]}): {again.seconds:.2f} s, {first.seconds / again.seconds:.0f} times
+  faster than the first.
 - One slice, with the model converted: {warm:.2f} s. `hemoscan --help`: {helped:.2f} s.{grown}
 """
 
