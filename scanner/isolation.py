@@ -49,6 +49,7 @@ START_ATTEMPTS = 3
 GRACE_SECONDS = 15.0
 # What `decode` imports when it needs it: workers are forked with it.
 READERS = ("hemoscan.dicom", "hemoscan.raster", "hemoscan.preprocess")
+HEAD_READERS = ("scipy.ndimage",)
 
 Decode = Callable[[Entry, Reader, DecodeOptions], list[Decoded]]
 
@@ -171,7 +172,7 @@ class _Slot:
                 return self._pool
             time.sleep(attempt)
             try:
-                self._pool = _start_pool(self._options.worker_bytes)
+                self._pool = _start_pool(self._options)
                 self._pool.schedule(os.getpid, timeout=START_SECONDS).result(START_SECONDS + GRACE_SECONDS)
             except (OSError, RuntimeError, EOFError) as error:
                 cause = error
@@ -196,20 +197,23 @@ class _Slot:
         self._discard()
 
 
-def _start_pool(worker_bytes: int) -> ProcessPool:
+def _start_pool(options: DecoderOptions) -> ProcessPool:
     from pebble import ProcessPool  # noqa: PLC0415 - workers have no use for it before they run
 
-    context = _context()
+    spec = options.decoding.spec
+    context = _context([*READERS, *(HEAD_READERS if spec.crop or spec.tissue is not None else ())])
+    confined = (options.worker_bytes,)
     return ProcessPool(
-        max_workers=1, max_tasks=TASKS_PER_WORKER, initializer=_confine, initargs=(worker_bytes,), context=context
+        max_workers=1, max_tasks=TASKS_PER_WORKER, initializer=_confine, initargs=confined, context=context
     )
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _context(modules: Sequence[str]) -> multiprocessing.context.BaseContext:
+    """Return how workers are started: where they can be forked, with these modules."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *READERS])
+    context.set_forkserver_preload([__name__, *modules])
     return context
 
 
