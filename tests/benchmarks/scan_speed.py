@@ -69,6 +69,8 @@ class Ran:
     seconds: float
     peak_mib: float
     """Memory of all of them together, pages that they share counted once where the system tells (PSS on Linux)."""
+    cpu_seconds: float
+    """Of all of them together, as last seen: other work on the machine delays a process and leaves this as it is."""
 
 
 def run(command: list[str | Path]) -> Ran:
@@ -77,17 +79,20 @@ def run(command: list[str | Path]) -> Ran:
         started = time.perf_counter()
         process = psutil.Popen([str(part) for part in command], stdout=said, stderr=said)
         peak = 0
+        cpu: dict[int, float] = {}
         while True:
             try:
                 process.wait(SAMPLE_SECONDS)
                 break
             except psutil.TimeoutExpired:
-                peak = max(peak, sum(map(memory, tree(process))))
+                processes = tree(process)
+                peak = max(peak, sum(map(memory, processes)))
+                cpu |= {each.pid: used for each in processes if (used := cpu_seconds(each))}
         seconds = time.perf_counter() - started
         if process.returncode:
             said.seek(0)
             raise SystemExit(f"{command}: exit code {process.returncode}\n{said.read().decode()}")
-    return Ran(seconds, peak / 2**20)
+    return Ran(seconds, peak / 2**20, sum(cpu.values()))
 
 
 def tree(process: psutil.Process) -> list[psutil.Process]:
@@ -95,6 +100,14 @@ def tree(process: psutil.Process) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    try:
+        used = process.cpu_times()
+        return float(used.user + used.system)
+    except psutil.Error:
+        return 0.0
 
 
 def memory(process: psutil.Process) -> int:
@@ -200,11 +213,13 @@ def measure_format(name: str, options: argparse.Namespace, work: Path, base: flo
     rows = []
     for way, ran in ways:
         if ran is None or first is None:
-            rows.append([name, way, "not installed", "", "", "", ""])
+            rows.append([name, way, "not installed", "", "", "", "", ""])
             continue
         rate = count / ran.seconds
         ratios = [f"{first.seconds / ran.seconds:.2f}", f"{rate / base:.2f}"]
-        rows.append([name, way, f"{ran.seconds:.1f}", f"{rate:.1f}", *ratios, f"{ran.peak_mib:.0f}"])
+        rows.append(
+            [name, way, f"{ran.seconds:.1f}", f"{rate:.1f}", *ratios, f"{ran.cpu_seconds:.1f}", f"{ran.peak_mib:.0f}"]
+        )
         print(rows[-1], flush=True)
     assert ways[-1][1] is not None
     return rows, ways[-1][1]
@@ -258,15 +273,15 @@ def measure(options: argparse.Namespace, formats: list[str], work: Path) -> str:
     grown = growth(options, work) if options.growth else ""
     command = f"--model {options.model} --slices {options.slices} --formats '{options.formats}'"
     command += " --growth" if options.growth else ""
-    header = ["format", "way", "seconds", "slices/s", "times the script", "of the bare engine", "peak MiB"]
+    header = ["format", "way", "seconds", "slices/s", "times the script", "of the bare engine", "CPU s", "peak MiB"]
     return f"""## The whole scan
-`python tests/benchmarks/scan_speed.py {command} --write docs/performance.md`: {machine_line()}; load average {load:.1f}
-before the start, of other work.
+`python tests/benchmarks/scan_speed.py {command} --write docs/performance.md`: {machine_line()}; load
+average {load:.1f} before the start: so many other processes wanted the cores.
 
-{options.slices} slices of 512 x 512 each, no two alike; seconds are of the whole process, start-up included; memory is
-of the process and its children. The script: pydicom, torchvision, DataLoader, eager fp32; MONAI: LoadImage,
-ScaleIntensityRange, Resize, DataLoader, the same network; both with one loading process a core
-(`tests/benchmarks/peer_pipelines.py`).
+{options.slices} slices of 512 x 512 each, no two alike; seconds are of the whole process, start-up included; memory and
+CPU seconds are of the process and its children; other work changes the CPU seconds least. The script: pydicom,
+torchvision, DataLoader, eager fp32; MONAI: LoadImage, ScaleIntensityRange, Resize, DataLoader, the same network; both
+with one loading process a core (`tests/benchmarks/peer_pipelines.py`).
 
 {table(header, rows)}
 
