@@ -181,7 +181,7 @@ def bound(model: Model, precision: str) -> tuple[float, float, float]:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         load_classifier(model)(torch.zeros(1, size, size))
     flops = counter.get_total_flops()
-    side = 3072
+    side = 2048
     left = torch.randn(side, side, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     seconds = []
     for _ in range(6):
@@ -286,7 +286,7 @@ with one loading process a core (`tests/benchmarks/peer_pipelines.py`).
 {table(header, rows)}
 
 - Bare engine ({engine}) on slices in memory: {base:.1f} slices/s.
-- Arithmetic bound: {flops / 1e9:.2f} GFLOP a slice, {peak / 1e9:.0f} GFLOP/s in a product of 3072 x 3072 matrices by
+- Arithmetic bound: {flops / 1e9:.2f} GFLOP a slice, {peak / 1e9:.0f} GFLOP/s in a product of 2048 x 2048 matrices by
   PyTorch: {limit:.1f} slices/s.
 - Second scan of the known folder ({formats[0]}): {again.seconds:.2f} s, {first.seconds / again.seconds:.0f} times
   faster than the first.
