@@ -25,6 +25,7 @@ from hemoscan.errors import CardError, HemoscanError, LockedError, OptionError, 
 if TYPE_CHECKING:
     from hemoscan.card import Model
     from hemoscan.engines import EngineChoice
+    from hemoscan.lazy import LazyEngine
     from hemoscan.operating import Operating
     from hemoscan.page import Page
     from hemoscan.pictures import Pictures
@@ -397,12 +398,12 @@ def _scan_locked(
             jsonl=options["jsonl"],
             page=page,
         )
-        engine = _engine(model, choice, say)
+        first, engine = _engine(model, choice, say)
         where = f"{choice.device} in {choice.precision} ({choice.name})"
         log.info("%s on %s, state %s, output %s", model.card.name, where, state.path, output, extra={"shown": True})
         if not options["quiet"]:
             click.echo(f"{model.card.name} on {where}, flags from {settings.threshold:.4f}", err=True)
-        job = Job(paths, model, engine, settings, arguments, own, pictures)
+        job = Job(paths, model, engine, settings, arguments, own, pictures, first.load)
         with graceful() as stop, show_progress(options["quiet"], paths, settings.limit) as progress:
             report = run_scan(job, results, state, progress, stop)
     for line in (summary := _summary(report, results)).splitlines():
@@ -453,13 +454,16 @@ def _as_json(options: dict[str, Any]) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
-def _engine(model: Model, choice: EngineChoice, say: Callable[[str], None]) -> ResilientEngine:
-    """Load the model; should a GPU fail, it is loaded again on the CPU."""
+def _engine(model: Model, choice: EngineChoice, say: Callable[[str], None]) -> tuple[LazyEngine, ResilientEngine]:
+    """Return the engine, loaded when it is needed, and the same made safe: should a GPU fail, the CPU goes on."""
     from hemoscan.engines import choose_engine  # noqa: PLC0415
+    from hemoscan.lazy import LazyEngine  # noqa: PLC0415
     from hemoscan.resilient import ResilientEngine  # noqa: PLC0415
 
     fall_back = None if choice.device == "cpu" else lambda: choose_engine(device="cpu").load(model, say)
-    return ResilientEngine(choice.load(model, say), fall_back)
+    description = {"name": choice.name, "device": choice.device, "precision": choice.precision}
+    first = LazyEngine(lambda: choice.load(model, say), description)
+    return first, ResilientEngine(first, fall_back)
 
 
 def _settings(model: Model, batch_size: int, options: dict[str, Any]) -> ScanOptions:
@@ -603,7 +607,7 @@ def report(results: Path | None, output: Path | None, state: Path | None, **opti
         from hemoscan.engines import choose_engine  # noqa: PLC0415
 
         choice = choose_engine(device=options["device"], precision=options["precision"])
-        return _engine(model, choice, lambda text: click.echo(text, err=True))
+        return _engine(model, choice, lambda text: click.echo(text, err=True))[1]
 
     with _reread(results, state, options) as (model, found):
         studies = write_report(

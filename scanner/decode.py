@@ -1,21 +1,21 @@
-"""From an entry to inputs of the network: one `Decoded` a frame, or one that says why there is none."""
+"""From an entry to inputs of the network: one `Decoded` a frame, or one that says why there is none.
+
+Readers are imported when a file needs them: a scan that finds nothing new imports neither pydicom nor SciPy.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-
-from pydicom.dataset import Dataset
+from typing import TYPE_CHECKING
 
 from hemoscan.card import BRAIN, InputSpec
-from hemoscan.content import content_notes
-from hemoscan.dicom import check_eligible, count_frames, identify, read_frame, read_header
 from hemoscan.errors import ImageError, NotForModelError
-from hemoscan.intended import check_body_part, header_notes
-from hemoscan.preprocess import preprocess
-from hemoscan.raster import read_raster
 from hemoscan.slices import ERROR, SKIPPED, Decoded, HUFrame
 from hemoscan.sniff import DICOM, HEAD_BYTES, RASTER, ZIP, sniff
 from hemoscan.sources import Entry, Reader
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 MAX_IMAGE_BYTES = 2 * 2**30
 PART_BYTES = 2**20
@@ -77,6 +77,8 @@ def _read(entry: Entry, reader: Reader) -> tuple[str, bytes]:
 
 
 def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:
+    from hemoscan.raster import read_raster  # noqa: PLC0415
+
     try:
         hu, notes = read_raster(content, options.png_window)
         return [_ready(blank, HUFrame(hu, 1, blank.identity, notes), options.spec)]
@@ -89,6 +91,9 @@ def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> li
 
 
 def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
+    from hemoscan.content import content_notes  # noqa: PLC0415
+    from hemoscan.preprocess import preprocess  # noqa: PLC0415
+
     rows, columns = frame.hu.shape
     notes = frame.notes if rows == columns else (*frame.notes, f"padded to a square from {rows} x {columns}")
     image = preprocess(frame.hu, spec)
@@ -97,6 +102,9 @@ def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
 
 
 def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:
+    from hemoscan.dicom import check_eligible, count_frames, identify, read_header  # noqa: PLC0415
+    from hemoscan.intended import check_body_part  # noqa: PLC0415
+
     try:
         header = read_header(content)
         blank = replace(blank, identity=identify(header))
@@ -114,6 +122,9 @@ def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> lis
 
 
 def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOptions) -> Decoded:
+    from hemoscan.dicom import read_frame  # noqa: PLC0415
+    from hemoscan.intended import header_notes  # noqa: PLC0415
+
     try:
         frame = read_frame(header, index, repair_12_bit=options.repair_12_bit)
         frame = replace(frame, notes=(*header_notes(header, index), *frame.notes))

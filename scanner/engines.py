@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hemoscan.errors import OptionError
-from hemoscan.machine import may_have_gpu
+from hemoscan.machine import may_have_gpu, told_of_bf16
 
 if TYPE_CHECKING:
     from hemoscan.card import Model
@@ -93,14 +93,25 @@ def choose_engine(
         raise OptionError(f"--engine openvino computes on the CPU, not on device {device!r}; legal: auto, cpu")
     device = _resolve("cpu" if engine == "openvino" else device)
     if device == "cpu" and (engine == "openvino" or (engine == "auto" and find_spec("openvino") is not None)):
-        from hemoscan import openvino_engine  # noqa: PLC0415
-
-        return EngineChoice("openvino", device, openvino_engine.pick_precision(precision), threads)
+        return EngineChoice("openvino", device, _openvino_precision(precision), threads)
     import torch  # noqa: PLC0415
 
     from hemoscan import devices  # noqa: PLC0415
 
     return EngineChoice("torch", device, devices.pick_precision(precision, torch.device(device)), threads)
+
+
+def _openvino_precision(name: str) -> str:
+    """Return fp32 or bf16, asking OpenVINO (tenths of a second to import) only where the system does not tell."""
+    from hemoscan import openvino_engine  # noqa: PLC0415
+    from hemoscan.openvino_runtime import import_openvino  # noqa: PLC0415
+
+    if find_spec("openvino") is None:
+        import_openvino()  # raises, with what to do
+    native = told_of_bf16()
+    if name == "auto" and native is not None:
+        return "bf16" if native else "fp32"
+    return name if name == "fp32" else openvino_engine.pick_precision(name)
 
 
 def _resolve(device: str) -> str:

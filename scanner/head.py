@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 FRAME = 224
 """Rows and columns of a slice before the head is cut out: the data set's own size, so that no slice is sharper."""
@@ -43,8 +42,10 @@ def align_tissue(frame: NDArray[np.uint8], level: float, limits: tuple[float, fl
         return frame
     shift = round(min(max(level - float(np.median(tissue)), -MAX_SHIFT), MAX_SHIFT))
     low, high = limits
-    inside = (frame > low) & (frame < high)
-    return np.where(inside, np.clip(frame.astype(np.int16) + shift, low, high), frame).astype(np.uint8)
+    grey = np.arange(256)
+    inside = (grey > low) & (grey < high)
+    shifted: NDArray[np.uint8] = np.where(inside, np.clip(grey + shift, low, high), grey).astype(np.uint8)[frame]
+    return shifted
 
 
 def head_box(frame: NDArray[np.uint8]) -> tuple[int, int, int]:
@@ -53,15 +54,23 @@ def head_box(frame: NDArray[np.uint8]) -> tuple[int, int, int]:
     The head is the largest connected part of what is brighter than water. A frame without one is taken whole, and the
     square is never smaller than half the frame, so that a slice through the vertex keeps its scale.
     """
+    from scipy import ndimage  # noqa: PLC0415 - slow to import, and only some cards ask for it
+
     rows = len(frame)
     labels, count = ndimage.label(frame >= FOREGROUND)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     if not count or sizes.max() < SMALLEST_SHARE * frame.size:
         return 0, 0, rows
-    (height, width) = ndimage.find_objects(labels)[int(sizes.argmax())]
-    found = MARGIN * max(height.stop - height.start, width.stop - width.start)
-    side = round(min(max(found, SMALLEST_SIDE * rows / FRAME), rows))
-    return round((height.start + height.stop - side) / 2), round((width.start + width.stop - side) / 2), side
+    head = labels == sizes.argmax() + 1
+    (top, bottom), (left, right) = _extent(head.any(axis=1)), _extent(head.any(axis=0))
+    side = round(min(max(MARGIN * max(bottom - top, right - left), SMALLEST_SIDE * rows / FRAME), rows))
+    return round((top + bottom - side) / 2), round((left + right - side) / 2), side
+
+
+def _extent(line: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return the first index that is true, and the one after the last."""
+    found = np.flatnonzero(line)
+    return int(found[0]), int(found[-1]) + 1
 
 
 def cut_out(frame: NDArray[np.uint8], box: tuple[int, int, int], value: int) -> NDArray[np.uint8]:

@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from hemoscan.dicom import read_first_values
 from hemoscan.located import locate
 from hemoscan.sniff import DICOM, sniff
 
@@ -29,6 +28,9 @@ def read_identifiers(path: str) -> tuple[str, ...]:
     tuple of str
         In the order of `COLUMNS`; empty for what is absent, for files that are no DICOM, or are gone.
     """
+    from hemoscan.dicom import configure_pydicom, read_first_values  # noqa: PLC0415 - seldom needed, slow to import
+
+    configure_pydicom()
     try:
         with _open(path) as file:
             head = file.read(HEAD_BYTES)

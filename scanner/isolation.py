@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from hemoscan.decode import DecodeOptions, decode, fail
-from hemoscan.dicom import configure_pydicom
 from hemoscan.errors import DecoderError
 from hemoscan.slices import Decoded
 from hemoscan.sources import Entry, Reader
@@ -48,6 +47,9 @@ START_SECONDS = 60.0
 START_ATTEMPTS = 3
 # What a worker is given beyond the limit before it is taken for lost with its pool, or ends itself.
 GRACE_SECONDS = 15.0
+# What `decode` imports when it needs it: workers are forked with it.
+READERS = ("hemoscan.dicom", "hemoscan.raster", "hemoscan.preprocess")
+HEAD_READERS = ("scipy.ndimage",)
 
 Decode = Callable[[Entry, Reader, DecodeOptions], list[Decoded]]
 
@@ -109,6 +111,9 @@ class DecoderPool:
 
     def _run(self, entries: Sequence[Entry]) -> list[Decoded]:
         if self._options.workers == 0:
+            from hemoscan.dicom import configure_pydicom  # noqa: PLC0415
+
+            configure_pydicom()
             return decode_all(self._decode, entries, self._options.decoding)
         if not hasattr(self._local, "slot"):
             self._local.slot = _Slot(self._options, self._decode, self._closed)
@@ -167,7 +172,7 @@ class _Slot:
                 return self._pool
             time.sleep(attempt)
             try:
-                self._pool = _start_pool(self._options.worker_bytes)
+                self._pool = _start_pool(self._options)
                 self._pool.schedule(os.getpid, timeout=START_SECONDS).result(START_SECONDS + GRACE_SECONDS)
             except (OSError, RuntimeError, EOFError) as error:
                 cause = error
@@ -192,20 +197,23 @@ class _Slot:
         self._discard()
 
 
-def _start_pool(worker_bytes: int) -> ProcessPool:
+def _start_pool(options: DecoderOptions) -> ProcessPool:
     from pebble import ProcessPool  # noqa: PLC0415 - workers have no use for it before they run
 
-    context = _context()
+    spec = options.decoding.spec
+    context = _context([*READERS, *(HEAD_READERS if spec.crop or spec.tissue is not None else ())])
+    confined = (options.worker_bytes,)
     return ProcessPool(
-        max_workers=1, max_tasks=TASKS_PER_WORKER, initializer=_confine, initargs=(worker_bytes,), context=context
+        max_workers=1, max_tasks=TASKS_PER_WORKER, initializer=_confine, initargs=confined, context=context
     )
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _context(modules: Sequence[str]) -> multiprocessing.context.BaseContext:
+    """Return how workers are started: where they can be forked, with these modules."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, *modules])
     return context
 
 
@@ -249,6 +257,8 @@ def _reader() -> Reader:
 
 def _confine(worker_bytes: int) -> None:
     """Bound what this worker may take, and keep it silent: what decoders print may quote a header, so a patient."""
+    from hemoscan.dicom import configure_pydicom  # noqa: PLC0415 - the scan itself has no use for it
+
     configure_pydicom()
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the scan ends its workers itself

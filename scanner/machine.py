@@ -56,7 +56,13 @@ def memory_bytes() -> int | None:
 
 def cpu_computes_bf16() -> bool:
     """Return whether the processor has bf16 arithmetic; without it bf16 is many times slower than fp32."""
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpu()[1])
+    return bool(told_of_bf16())
+
+
+def told_of_bf16() -> bool | None:
+    """Return whether the processor has bf16 arithmetic, None where the system does not tell."""
+    flags = _cpu()[1]
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags) if flags else None
 
 
 def may_have_gpu() -> bool:

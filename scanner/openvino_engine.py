@@ -50,7 +50,6 @@ class OpenVinoEngine:
             If OpenVINO is not installed, or cannot take the model.
         """
         model.read_weights()  # a damaged installation is an error, whether or not its IR is in the cache
-        self._precision = precision
         ov = import_openvino()
         config: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": HINTS[precision]}
         if threads is not None:
@@ -64,9 +63,12 @@ class OpenVinoEngine:
             compiled = core.compile_model(read, "CPU", config)
             self._map_shape = tuple(compiled.output(1).shape)[1:]
             self._queue = ov.AsyncInferQueue(compiled)
+            computed = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except RuntimeError as error:
             text = str(error).strip().splitlines()[-1]
             raise EngineError(f"{model.card.name} cannot be run in OpenVINO ({text}); legal: --engine torch") from error
+        # Where OpenVINO cannot have what it is asked for, it computes in fp32 without a word.
+        self._precision = "bf16" if computed == HINTS["bf16"] else "fp32"
 
     def describe(self) -> dict[str, str]:
         """Return name, device and precision, for the run record."""

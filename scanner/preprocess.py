@@ -36,8 +36,8 @@ def preprocess(hu: NDArray[np.floating] | NDArray[np.integer], spec: InputSpec) 
         Shape (size, size), uint8: whole HU within the card's window.
     """
     low, high = spec.limits
-    # NaN marks no measurement; it is padding.
-    clipped = np.clip(np.nan_to_num(hu, nan=low), low, high).astype(np.uint8)
+    # NaN marks no measurement; it is padding, as fmax has it.
+    clipped = np.fmin(np.fmax(hu, low), high).astype(np.uint8)
     frame = resize_bilinear(pad_square(clipped, int(low)), FRAME if spec.crop else spec.size)
     if spec.tissue is not None:
         frame = align_tissue(frame, spec.tissue, spec.limits)

@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from hemoscan import NOTICE, __version__
 from hemoscan.card import Model
 from hemoscan.decode import DecodeOptions
-from hemoscan.dicom import configure_pydicom
 from hemoscan.errors import OutputError
 from hemoscan.isolation import BYTES_PER_TASK, DEFAULT_FILE_TIMEOUT, FILES_PER_TASK, DecoderOptions, DecoderPool
 from hemoscan.machine import describe_machine
@@ -41,6 +40,8 @@ PUBLISH_SECONDS = 30.0
 # Rewriting takes at most one part in so many of the time, however long the files have become.
 PUBLISH_SHARE = 20
 FILES_AHEAD_PER_WORKER = 8
+# Batches that wait by the engine, beside the one that it is given.
+BATCHES_AHEAD = 1
 BYTES_AHEAD = 512 * 2**20
 # Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
 PREPROCESSING_VERSION = 2
@@ -128,6 +129,8 @@ class Job:
     """Absolute paths of files of the run's own, such as its log, beyond its results and its state."""
     pictures: Pictures | None = None
     """Takes the pictures of flagged slices; None: none are made."""
+    prepare: Callable[[], object] = lambda: None
+    """Called in the thread that infers as soon as a file has to be read, while it is read: loads the engine."""
 
 
 def scan(
@@ -162,7 +165,6 @@ def scan(
     OutputError
         If the results or the state cannot be written.
     """
-    configure_pydicom()
     run = _Run(job, results, state, Stop() if stop is None else stop)
     try:
         run.go(progress)
@@ -175,6 +177,21 @@ def scan(
     run.publish(run.ending())
     run.redraw()
     return run.report
+
+
+Batch = list[tuple["_File", Decoded]]
+
+
+@dataclass(frozen=True)
+class _Inferred:
+    """What the engine made of a batch."""
+
+    logits: list[float]
+    """One for each image."""
+    maps: Sequence[NDArray[np.float32]]
+    """Class activation maps of shape (h, w), one for each image if there are to be pictures."""
+    settings: str
+    """What scored them: see `settings_key`."""
 
 
 @dataclass
@@ -198,6 +215,7 @@ class _Run:
         self._waiting: deque[_File] = deque()
         self._settling: Settling | None = None
         self._lacking_overlays: list[Row] = []
+        self._prepared: Future[object] | None = None
 
     def ending(self) -> str:
         """Return how the run would end now."""
@@ -213,11 +231,12 @@ class _Run:
         if options.settle:
             self._settling = Settling(self._job.paths, options.settle)
         due = self._clock + PUBLISH_SECONDS
-        with contextlib.closing(_decoded(self._new_entries(), options)) as decoded:
-            for batch in _batches(self._frames(decoded), options.batch_size):
-                if self.ending() != DONE:
-                    break
-                for row in self._score(batch):
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="inference") as thread,
+            contextlib.closing(_decoded(self._new_entries(thread), options)) as decoded,
+        ):
+            for batch, inferred in self._inferred(_batches(self._frames(decoded), options.batch_size), thread):
+                for row in self._score(batch, inferred):
                     self.report.add(row)
                     self.report.scored += row.decoded.status == OK
                     progress(self.report)
@@ -225,6 +244,38 @@ class _Run:
                 if time.monotonic() > due:
                     due = self._publish_meanwhile()
         self._state.commit()
+
+    def _inferred(self, batches: Iterable[Batch], thread: ThreadPoolExecutor) -> Iterator[tuple[Batch, _Inferred]]:
+        """Yield batches with their logits, in order; the next batch waits by the engine, so that it never idles."""
+        waiting: deque[tuple[Batch, Future[_Inferred | None]]] = deque()
+        try:
+            for batch in batches:
+                waiting.append((batch, thread.submit(self._infer, batch)))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield from _in_time(*waiting.popleft())
+                if self.ending() != DONE:
+                    break
+            while waiting:
+                yield from _in_time(*waiting.popleft())
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+    def _infer(self, batch: Batch) -> _Inferred | None:
+        """Infer a batch, in the thread of inference; None if the scan is to begin no more."""
+        if self.ending() != DONE:
+            return None
+        if self._prepared is not None:
+            self._prepared.result()  # raises what went wrong
+        images = [decoded.image for _, decoded in batch if decoded.image is not None]
+        logits: NDArray[np.float64] = np.empty(0)
+        maps: Sequence[NDArray[np.float32]] = ()
+        if images and self._job.pictures is not None:
+            logits, stacked = self._job.engine.logits_and_maps(np.stack(images))
+            maps = list(stacked)
+        elif images:
+            logits = self._job.engine.logits(np.stack(images))
+        return _Inferred(logits.tolist(), maps, settings_key(self._job))  # the engine may have lost its device
 
     def publish(self, state: str) -> None:
         """Write the three files: of what was met, and before the end also of what is known and was not met yet."""
@@ -283,8 +334,11 @@ class _Run:
                 self._lacking_overlays.append(row)
             yield row
 
-    def _new_entries(self) -> Iterator[Entry]:
-        """Yield what is found and not known, but for the run's own files, which may lie in a scanned folder."""
+    def _new_entries(self, thread: ThreadPoolExecutor) -> Iterator[Entry]:
+        """Yield what is found and not known, but for the run's own files, which may lie in a scanned folder.
+
+        The first that has to be read has the engine loaded.
+        """
         options = self._job.options
         found = (entry for entry in find_entries(self._job.paths) if entry.path not in self._own)
         entries: Iterable[Entry] = newest_first(found) if options.newest_first else found
@@ -298,6 +352,8 @@ class _Run:
                 self.report.known += 1
                 continue
             taken = entry if self._settling is None else self._settling.hold(entry)
+            if self._prepared is None and not (taken.error or taken.skipped):
+                self._prepared = thread.submit(self._job.prepare)
             self._waiting.append(_File(position, taken))
             yield taken
 
@@ -307,11 +363,10 @@ class _Run:
             file = self._waiting.popleft() if frame.last else self._waiting[0]
             yield file, frame if self._settling is None else self._settling.hold_back(frame)
 
-    def _score(self, batch: list[tuple[_File, Decoded]]) -> Iterator[Row]:
+    def _score(self, batch: Batch, inferred: _Inferred) -> Iterator[Row]:
         """Score a batch, and give the state the files that are thereby complete."""
-        images = [decoded.image for _, decoded in batch if decoded.image is not None]
-        logits, maps = self._infer(images)
-        self._state.use(settings_key(self._job))  # the engine may have lost its device
+        logits, maps = iter(inferred.logits), iter(inferred.maps)
+        self._state.use(inferred.settings)
         for file, decoded in batch:
             scored = _with_logit(decoded, None if decoded.image is None else next(logits))
             file.scored.append(scored)
@@ -325,15 +380,6 @@ class _Run:
                 if row.flag:
                     self._job.pictures.take(row, decoded.image, activation)
             yield row
-
-    def _infer(self, images: list[NDArray[np.uint8]]) -> tuple[Iterator[float], Iterator[NDArray[np.float32]]]:
-        """Return the images' logits, and if there are to be pictures their maps."""
-        if not images:
-            return iter(()), iter(())
-        if self._job.pictures is None:
-            return iter(self._job.engine.logits(np.stack(images)).tolist()), iter(())
-        logits, maps = self._job.engine.logits_and_maps(np.stack(images))
-        return iter(logits.tolist()), iter(maps)
 
 
 def _chunks(entries: Iterable[Entry], files: int) -> Iterator[list[Entry]]:
@@ -375,9 +421,16 @@ def _decoded(entries: Iterator[Entry], options: ScanOptions) -> Generator[Decode
             yield from waiting.popleft()[1].result()
 
 
-def _batches(frames: Iterable[tuple[_File, Decoded]], size: int) -> Iterator[list[tuple[_File, Decoded]]]:
+def _in_time(batch: Batch, future: Future[_Inferred | None]) -> Iterator[tuple[Batch, _Inferred]]:
+    """Yield a batch with its logits, unless it was not begun."""
+    inferred = future.result()
+    if inferred is not None:
+        yield batch, inferred
+
+
+def _batches(frames: Iterable[tuple[_File, Decoded]], size: int) -> Iterator[Batch]:
     """Yield lists with `size` images each (the last with fewer), and the frames without image that stand between."""
-    batch: list[tuple[_File, Decoded]] = []
+    batch: Batch = []
     images = 0
     for item in frames:
         batch.append(item)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple, replace
 from typing import Any
 
-from hemoscan.dicom import read_first_values
 from hemoscan.slices import SKIPPED, Decoded
 from hemoscan.sniff import DICOM, sniff
 from hemoscan.sources import Entry, Reader, find_entries
@@ -57,6 +56,9 @@ def _study_of(entry: Entry, reader: Reader) -> str:
     """Return StudyInstanceUID, the empty string for what has none or cannot be read."""
     if entry.error or entry.skipped:
         return ""
+    from hemoscan.dicom import configure_pydicom, read_first_values  # noqa: PLC0415 - seldom needed, slow to import
+
+    configure_pydicom()
     try:
         with reader.open(entry) as file:
             head = file.read(HEAD_BYTES)

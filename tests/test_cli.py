@@ -42,6 +42,7 @@ def act():
         raise RuntimeError("boom\\nand more")
     if action != "none":
         os.kill(os.getpid(), int(action))
+        time.sleep(0.5)  # a batch takes longer than the main thread takes to hear of the signal
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fakes = {

@@ -115,7 +115,9 @@ def test_one_path_needs_no_list(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["surprise = 1", "[scan]\noutput = 'a'", "config = 'a'", "help = true", "o = 'a'"])
 def test_an_unknown_option_is_told_with_the_legal_ones(tmp_path: Path, text: str):
-    with pytest.raises(OptionError, match=r"c\.toml: \w+: no such option; legal: batch-size, calibration, device, .*, workers"):
+    with pytest.raises(
+        OptionError, match=r"c\.toml: \w+: no such option; legal: batch-size, calibration, device, .*, workers"
+    ):
         parse(tmp_path, text, "a")
 
 

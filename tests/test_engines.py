@@ -22,12 +22,13 @@ Pretend = Callable[..., None]
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
     """Pretend a machine: its GPUs, whether its processor has bf16, whether OpenVINO is installed."""
 
-    def set_up(*, gpus: int = 0, bf16: bool = False, openvino: bool = True) -> None:
+    def set_up(*, gpus: int = 0, bf16: bool = False, openvino: bool = True, told: bool = True) -> None:
         core = SimpleNamespace(get_property=lambda *_: ["FP32", "BF16"] if bf16 else ["FP32", "INT8"])
         monkeypatch.setattr(openvino_engine, "import_openvino", lambda: SimpleNamespace(Core=lambda: core))
         monkeypatch.setattr(engines, "find_spec", lambda name: object() if openvino else None)
         monkeypatch.setattr(engines, "may_have_gpu", lambda: gpus > 0)
         monkeypatch.setattr(devices, "cpu_computes_bf16", lambda: bf16)
+        monkeypatch.setattr(engines, "told_of_bf16", lambda: bf16 if told else None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
@@ -41,6 +42,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
     [
         ({}, {}, ("openvino", "cpu", "fp32")),
         ({"bf16": True}, {}, ("openvino", "cpu", "bf16")),
+        ({"told": False}, {}, ("openvino", "cpu", "fp32")),
+        ({"told": False, "bf16": True}, {}, ("openvino", "cpu", "bf16")),
         ({"bf16": True}, {"precision": "fp32"}, ("openvino", "cpu", "fp32")),
         ({"bf16": True}, {"precision": "bf16"}, ("openvino", "cpu", "bf16")),
         ({"openvino": False}, {}, ("torch", "cpu", "fp32")),
@@ -120,14 +123,16 @@ def test_windows_is_asked_for_nvidias_library(library: str | None, expected: boo
 
 
 def test_choosing_openvino_imports_no_torch():
-    """Nor does it where the machine has no GPU driver and nothing is asked for."""
+    """Nor does it where the machine has no GPU driver and nothing is asked for; or OpenVINO, where the system tells."""
     asked = [{"engine": "openvino"}, {"device": "cpu"}, *([] if machine.may_have_gpu() else [{}])]
     code = f"""
 import sys
 from hemoscan.engines import choose_engine
+from hemoscan.machine import told_of_bf16
 for asked in {asked}:
     assert choose_engine(**asked).name == "openvino"
 assert "torch" not in sys.modules
+assert sys.platform != "linux" or told_of_bf16() is None or "openvino" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
     assert (done.returncode, done.stderr) == (0, "")

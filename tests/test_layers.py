@@ -39,7 +39,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"dicom", "raster", "preprocess", "series", "content", "intended"}),
     frozenset({"bounds", "card", "head", "slices", "sniff", "outputs", "machine"}),
-    frozenset({"chart", "config", "heatmap", "located", "lock", "logs", "operating", "resilient", "stopping", "text"}),
+    frozenset({"chart", "config", "heatmap", "lazy", "located", "lock", "logs", "operating", "stopping", "text"}),
+    frozenset({"resilient"}),
     frozenset({"errors"}),
 )
 CLICK_MAY_BE_USED_IN = {

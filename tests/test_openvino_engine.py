@@ -105,7 +105,7 @@ def test_a_graph_that_openvino_cannot_read_is_an_error(untrained: Model, monkeyp
 WATCHED_SCAN = """
 import sys
 
-REACHING = {f"socket.{name}" for name in ("connect", "sendto", "sendmsg", "getaddrinfo", "gethostbyname", "gethostbyaddr")}
+REACHING = {"socket." + name for name in "connect sendto sendmsg getaddrinfo gethostbyname gethostbyaddr".split()}
 
 def watch(event, arguments):
     # A path or bytes is the address of a Unix socket: decoder processes talk to the scan by such.
