@@ -122,8 +122,8 @@ def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _quiet_libraries() -> None:
-    """Keep pydicom's and Pillow's remarks off stderr: they quote values of headers, which may name a patient."""
-    for name in ("pydicom", "PIL"):
+    """Keep the remarks of pydicom, highdicom and Pillow off stderr: they quote values of headers, which may name a patient."""
+    for name in ("pydicom", "PIL", "highdicom"):
         logger = logging.getLogger(name)
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
@@ -565,6 +565,55 @@ def report(results: Path | None, output: Path | None, state: Path | None, **opti
             load=load if options["pictures"] else None,
         )
     click.echo(f"{len(studies)} studies, {sum(study.flag is True for study in studies)} flagged: {output}", err=True)
+
+
+@cli.command()
+@click.argument("results", required=False, type=click.Path(path_type=Path, dir_okay=False), metavar="[RESULTS.csv]")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of the objects; each study has one in it.",
+)
+@click.option("-m", "--model", help="A name from `hemoscan models`, or a card (.json).  [default: that of the scan]")
+@click.option(
+    "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 where the device computes in it, else fp32.",
+)
+def objects(results: Path | None, output: Path, **options: Any) -> None:
+    """Make DICOM objects of the studies flagged in RESULTS.csv (hemoscan.csv), for a PACS.
+
+    A Structured Report a study, and a Secondary Capture with heatmap a flagged slice. They hold patient and study as
+    the slices do. What is in the folder, or was sent by `storescu --rename`, is not made again.
+
+    Exit codes: 0 done; 1 failed; 2 usage; 4 done, with a flagged study or slice that has no object.
+    """
+    from hemoscan.objects import check_extra, write_objects  # noqa: PLC0415
+
+    check_extra()
+
+    def load(model: Model) -> Engine:
+        from hemoscan.engines import choose_engine  # noqa: PLC0415
+
+        choice = choose_engine(device=options["device"], precision=options["precision"])
+        return _engine(model, choice, lambda text: click.echo(text, err=True))
+
+    with _reread(results or Path(DEFAULT_OUTPUT), None, options) as (model, found):
+        written = write_objects(found, model, output, load=load)
+    click.echo(
+        f"{written.studies} flagged studies in {output}: {written.reports} new reports, {written.captures} new"
+        f" captures; {written.refused} flagged studies without objects, {written.lacking} slices without capture",
+        err=True,
+    )
+    sys.exit(written.return_code)
 
 
 @contextlib.contextmanager

@@ -15,11 +15,11 @@ PACKAGE = Path(hemoscan.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"__main__"}),
     frozenset({"cli"}),
-    frozenset({"scan", "report"}),
-    frozenset({"redraw", "reread"}),
+    frozenset({"scan", "report", "objects"}),
+    frozenset({"finding", "redraw", "reread"}),
     frozenset({"isolation"}),
     frozenset({"results", "decode", "engines", "state", "selection"}),
-    frozenset({"engine", "openvino_engine", "exporting", "page"}),
+    frozenset({"engine", "openvino_engine", "exporting", "origin", "page"}),
     frozenset(
         {
             "aggregate",
