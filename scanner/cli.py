@@ -122,7 +122,7 @@ def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _quiet_libraries() -> None:
-    """Keep the remarks of pydicom, highdicom and Pillow off stderr: they quote values of headers, which may name a patient."""
+    """Keep libraries' remarks off stderr: they quote values of headers, which may name a patient."""
     for name in ("pydicom", "PIL", "highdicom"):
         logger = logging.getLogger(name)
         logger.addHandler(logging.NullHandler())

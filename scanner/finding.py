@@ -145,6 +145,7 @@ class Finding:
             software_versions=__version__,
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
+        capture.BodyPartExamined = "HEAD"
         capture.PatientOrientation = list(found.origin.orientation)
         # PS3.3, C.7.6.1.1: whether the pixels say who the patient is. What is written in them does not.
         capture.BurnedInAnnotation = "NO"

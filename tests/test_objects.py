@@ -143,7 +143,6 @@ def test_captures_are_of_the_flagged_slices(study: Path, card_path: Path, tmp_pa
     make(study, card_path, tmp_path / "out")
     captures = read(tmp_path / "out", "SC.*.dcm")
     (report,) = read(tmp_path / "out", "SR.*.dcm")
-    source = pydicom.dcmread(next(study.glob("*.dcm")))
     images = [item for item in items(report) if item.ValueType == "IMAGE"]
     sources = [each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in captures]
     assert sources == [item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in images[: len(captures)]]
@@ -232,7 +231,7 @@ def test_a_study_that_is_not_flagged_has_no_objects(study: Path, card_path: Path
 
 
 @pytest.mark.parametrize(
-    ("keyword", "value", "words"),
+    "case",
     [
         ("StudyInstanceUID", "ID_02033fb12e", "StudyInstanceUID is no valid UID"),
         ("SeriesInstanceUID", "ID_02033fb12e", "SeriesInstanceUID is no valid UID"),
@@ -246,10 +245,10 @@ def test_a_study_that_no_pacs_could_file_has_no_objects(
     study: Path,
     card_path: Path,
     tmp_path: Path,
-    keyword: str,
-    value: str | None,
-    words: str,
+    case: tuple[str, str | None, str],
+    caplog: pytest.LogCaptureFixture,
 ):
+    keyword, value, words = case
     change(study, **{keyword: value})
     result = make(study, card_path, tmp_path / "out")
     assert result.exit_code == 4
