@@ -126,8 +126,8 @@ def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _quiet_libraries() -> None:
-    """Keep pydicom's and Pillow's remarks off stderr: they quote values of headers, which may name a patient."""
-    for name in ("pydicom", "PIL"):
+    """Keep libraries' remarks off stderr: they quote values of headers, which may name a patient."""
+    for name in ("pydicom", "PIL", "highdicom"):
         logger = logging.getLogger(name)
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
@@ -466,6 +466,17 @@ def _engine(model: Model, choice: EngineChoice, say: Callable[[str], None]) -> t
     return first, ResilientEngine(first, fall_back)
 
 
+def _loader(options: dict[str, Any]) -> Callable[[Model], Engine]:
+    """Return what loads a model for a few slices of a scan that is over."""
+    from hemoscan.engines import choose_engine  # noqa: PLC0415
+
+    def load(model: Model) -> Engine:
+        choice = choose_engine(device=options["device"], precision=options["precision"])
+        return _engine(model, choice, lambda text: click.echo(text, err=True))[1]
+
+    return load
+
+
 def _settings(model: Model, batch_size: int, options: dict[str, Any]) -> ScanOptions:
     """Fill in the defaults that depend on the card and the machine."""
     from dataclasses import replace  # noqa: PLC0415
@@ -603,21 +614,58 @@ def report(results: Path | None, output: Path | None, state: Path | None, **opti
     output = output or results.with_suffix(".html")
     check_output(output)
 
-    def load(model: Model) -> Engine:
-        from hemoscan.engines import choose_engine  # noqa: PLC0415
-
-        choice = choose_engine(device=options["device"], precision=options["precision"])
-        return _engine(model, choice, lambda text: click.echo(text, err=True))[1]
-
     with _reread(results, state, options) as (model, found):
         studies = write_report(
             found,
             model,
             output,
             stale_after=options["stale_after"],
-            load=load if options["pictures"] else None,
+            load=_loader(options) if options["pictures"] else None,
         )
     click.echo(f"{len(studies)} studies, {sum(study.flag is True for study in studies)} flagged: {output}", err=True)
+
+
+@cli.command()
+@click.argument("results", required=False, type=click.Path(path_type=Path, dir_okay=False), metavar="[RESULTS.csv]")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of the objects; each study has one in it.",
+)
+@click.option("-m", "--model", help="A name from `hemoscan models`, or a card (.json).  [default: that of the scan]")
+@click.option(
+    "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 where the device computes in it, else fp32.",
+)
+def objects(results: Path | None, output: Path, **options: Any) -> None:
+    """Make DICOM objects of the studies flagged in RESULTS.csv (hemoscan.csv), for a PACS.
+
+    A Structured Report a study, and a Secondary Capture with heatmap a flagged slice. They hold patient and study as
+    the slices do. What is in the folder, or was sent by `storescu --rename`, is not made again.
+
+    Exit codes: 0 done; 1 failed; 2 usage; 4 done, with a flagged study or slice that has no object.
+    """
+    from hemoscan.objects import check_extra, write_objects  # noqa: PLC0415
+
+    check_extra()
+
+    with _reread(results or Path(DEFAULT_OUTPUT), None, options) as (model, found):
+        written = write_objects(found, model, output, load=_loader(options))
+    click.echo(
+        f"{written.studies} flagged studies in {output}: {written.reports} new reports, {written.captures} new"
+        f" captures; {written.refused} flagged studies without objects, {written.lacking} slices without capture",
+        err=True,
+    )
+    sys.exit(written.return_code)
 
 
 @contextlib.contextmanager

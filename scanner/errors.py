@@ -55,6 +55,14 @@ class StateError(OutputError):
     """A state, of what was scanned before, that cannot be used."""
 
 
+class ObjectError(HemoscanError, ValueError):
+    """A study of which no DICOM object can be made."""
+
+
+class ExtraError(HemoscanError, ImportError):
+    """A package that only some commands need is not installed."""
+
+
 class LockedError(HemoscanError, RuntimeError):
     """Another run holds the lock of the state."""
 

@@ -14,7 +14,7 @@ PLASMA = ((13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249
 SCALE = (0.0, 32.0)
 # Of the colour: rises from none at the bottom of the scale to this at a quarter of it, and stays.
 OPACITY = 0.45
-OVERLAY_NOTICE = "Research use only, not for diagnosis"
+OVERLAY_NOTICE = "FOR RESEARCH USE ONLY, NOT FOR DIAGNOSIS"
 
 _SIDE = 448
 _BAR = 76

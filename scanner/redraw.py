@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hemoscan.decode import DecodeOptions
 from hemoscan.isolation import DecoderOptions, DecoderPool
 from hemoscan.operating import Calibration
-from hemoscan.pictures import Pictures
 from hemoscan.resilient import Engine
 from hemoscan.slices import Decoded, Row, to_probability
 from hemoscan.sources import entry_at
@@ -21,9 +22,16 @@ TOLERANCE = 0.02
 _log = logging.getLogger(__name__)
 
 
+class Taker(Protocol):
+    """Makes something of slices and their maps."""
+
+    def take(self, row: Row, image: NDArray[np.uint8], activation: NDArray[np.float32]) -> None:
+        """Take a slice: the network's input of shape (size, size), its map of shape (h, w) in logits."""
+
+
 def redraw(
     rows: Iterable[Row],
-    pictures: Pictures,
+    pictures: Taker,
     engine: Engine,
     options: DecodeOptions,
     *,
@@ -87,7 +95,7 @@ def _decoded(wanted: dict[tuple[str, int | None], Row], options: DecodeOptions) 
                     yield row, decoded
 
 
-def _draw(batch: list[tuple[Row, Decoded]], pictures: Pictures, engine: Engine, calibration: Calibration | None) -> int:
+def _draw(batch: list[tuple[Row, Decoded]], pictures: Taker, engine: Engine, calibration: Calibration | None) -> int:
     """Draw a batch; return how many were drawn."""
     images = np.stack([decoded.image for _, decoded in batch if decoded.image is not None])
     drawn = 0

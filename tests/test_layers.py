@@ -17,11 +17,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"doctor_cli"}),
     frozenset({"console", "doctor"}),
-    frozenset({"scan", "report", "codecs"}),
-    frozenset({"redraw", "reread"}),
+    frozenset({"scan", "report", "codecs", "objects"}),
+    frozenset({"finding", "redraw", "reread"}),
     frozenset({"isolation"}),
     frozenset({"results", "decode", "engines", "state", "selection"}),
-    frozenset({"engine", "openvino_engine", "exporting", "page"}),
+    frozenset({"engine", "openvino_engine", "exporting", "origin", "page"}),
     frozenset(
         {
             "aggregate",
