@@ -783,8 +783,11 @@ def export(name: str, kind: str, output: Path | None) -> None:
     default="intraparenchymal",
     show_default=True,
     type=click.Choice(["none", "intraparenchymal", "subdural", "epidural", "subarachnoid", "intraventricular"]),
+    help="Kind of bleed.",
 )
-@click.option("--slices", type=click.IntRange(8, 240), default=24, show_default=True)
+@click.option(
+    "--slices", type=click.IntRange(8, 240), default=24, show_default=True, help="Slices that 120 mm are cut into."
+)
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Another seed, another head."
 )
