@@ -29,7 +29,8 @@ HEAD = """# What unattended runs were put through
 
 Written by `python tests/reliability.py`: each section has its command, and counts, not promises. Scans have an engine
 that scores by the mean; those that are interrupted run in processes of their own, where it notes every image it is
-given. Everything else is the real program. A few of each check run with every `pytest`, as many as here with `pytest -m slow`.
+given. Everything else is the real program. A few of each check run with every `pytest`, as many as here with
+`pytest -m slow`.
 """
 
 Check = Callable[[Path, float], dict[str, int]]
@@ -119,8 +120,8 @@ def shipped(folder: Path, scale: float) -> dict[str, int]:
     "mutants",
     "Damaged and hostile files",
     """Sound files (DICOM in every transfer syntax that is read, PNG, JPEG, zips and DICOMDIRs) are damaged: bits
-    flipped, bytes and lengths overwritten, ends cut off, pieces zeroed, repeated or spliced in from one another. Each is
-    told by its number (tests/mutations.py), so that every run scans the same ones, with two decoder processes. What
+    flipped, bytes and lengths overwritten, ends cut off, pieces zeroed, repeated or spliced in from one another. Each
+    is told by its number (tests/mutations.py), so that every run scans the same ones, with two decoder processes. What
     crashes its decoder, or outlasts its time, has an error row like any other that cannot be read.""",
 )
 def mutants(folder: Path, scale: float) -> dict[str, int]:
