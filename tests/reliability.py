@@ -8,6 +8,7 @@ A section that is not run keeps its text, with the command and the counts of whe
 from __future__ import annotations
 
 import argparse
+import collections
 import re
 import signal
 import sys
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from survey import Survey, survey_mutants, survey_shipped
 from unattended import Nursery, Setting, arrive, fill_up, interrupt, start_together
 
 from hemoscan.machine import describe_machine
@@ -25,9 +27,10 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "reliability.md"
 WIDTH = 140
 HEAD = """# What unattended runs were put through
 
-Written by `python tests/reliability.py`: each section has its command, and counts, not promises. Scans run in processes
-of their own, with an engine that scores by the mean and notes every image it is given; everything else is the real
-program. A few of each check run with every `pytest`, as many as here with `pytest -m slow`.
+Written by `python tests/reliability.py`: each section has its command, and counts, not promises. Scans have an engine
+that scores by the mean; those that are interrupted run in processes of their own, where it notes every image it is
+given. Everything else is the real program. A few of each check run with every `pytest`, as many as here with
+`pytest -m slow`.
 """
 
 Check = Callable[[Path, float], dict[str, int]]
@@ -102,6 +105,43 @@ def full(folder: Path, scale: float) -> dict[str, int]:
 def nightly(folder: Path, scale: float) -> dict[str, int]:
     with Nursery(folder) as nursery:
         return dict(arrive(Setting(folder, nursery), times(200, scale), 5))
+
+
+@section(
+    "shipped",
+    "The test files of pydicom",
+    """Every file that pydicom ships for its own tests is scanned, with two decoder processes.""",
+)
+def shipped(folder: Path, scale: float) -> dict[str, int]:
+    return tally(survey_shipped())
+
+
+@section(
+    "mutants",
+    "Damaged and hostile files",
+    """Sound files (DICOM in every transfer syntax that is read, PNG, JPEG, zips and DICOMDIRs) are damaged: bits
+    flipped, bytes and lengths overwritten, ends cut off, pieces zeroed, repeated or spliced in from one another. Each
+    is told by its number (tests/mutations.py), so that every run scans the same ones, with two decoder processes. What
+    crashes its decoder, or outlasts its time, has an error row like any other that cannot be read.""",
+)
+def mutants(folder: Path, scale: float) -> dict[str, int]:
+    return tally(survey_mutants(times(20_000, scale)))
+
+
+def tally(found: Survey) -> dict[str, int]:
+    """Return what became of files, and of the scanning process's memory where there were several scans."""
+    counts = {"files": found.files, "rows": found.rows.total(), "files without a row": len(found.without_row)}
+    counts |= {f"rows `{status}`": found.rows[status] for status in ("ok", "skipped", "error")}
+    counts["files that cost a decoder process"] = len(found.lost)
+    counts |= collections.Counter(f"of these: {reason}" for _, reason in sorted(found.lost))
+    if len(found.memory) > 1:
+        held = [size // 2**20 for size in found.memory]
+        counts |= {
+            "MiB held after the first scan": held[0],
+            "MiB held after the last": held[-1],
+            "MiB at most": max(held),
+        }
+    return counts
 
 
 def report(name: str, scale: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,8 @@ def test_features_are_those_of_the_image_as_distributed(tmp_path: Path):
         [*make_rows([0, 1], FIRST_TRAINING_ID, 224, top=115), *make_rows([0, 0], FIRST_TRAINING_ID + 2, 224, top=76)],
         make_rows([1, 0], FIRST_VALIDATION_ID, 224, top=80),
     )
-    training, validation = load_features(folder)
+    found = load_features(folder)
+    training, validation = found.training, found.validation
     assert training.levels.tolist() == [115, 115, 76, 76]
     assert validation.levels.tolist() == [80, 80]
     assert training.labels.tolist() == [0, 1, 0, 0]
@@ -59,6 +61,16 @@ def test_features_are_those_of_the_image_as_distributed(tmp_path: Path):
     above = (raw.images >= TOP).mean(axis=(1, 2))
     assert training.histograms[:, TOP].tolist() == pytest.approx(above.tolist())
     assert training.histograms.sum(axis=1) == pytest.approx(np.ones(4))
+
+
+def test_a_duplicate_of_a_validation_image_is_left_out_of_the_training_split_only(tmp_path: Path):
+    validation = make_rows([1, 0], FIRST_VALIDATION_ID)
+    training = make_rows([0, 1], FIRST_TRAINING_ID)
+    copy = replace(validation[0], id=f"{FIRST_TRAINING_ID + 2:06}")
+    found = load_features(write_data_set(tmp_path, [*training, copy], validation))
+    assert copy.id not in found.training.ids
+    assert copy.id in found.labelled.ids, "folds hold it out"
+    assert len(found.labelled.ids) == 5
 
 
 def test_taking_takes_all_that_belongs_to_an_image():
@@ -69,7 +81,8 @@ def test_taking_takes_all_that_belongs_to_an_image():
 
 @pytest.mark.data
 def test_the_site_alone_tells_much_on_the_real_data():
-    training, validation = load_features(need_shared(DATA_SET))
+    found = load_features(need_shared(DATA_SET))
+    training, validation = found.training, found.validation
     scores = {name: probabilities(baseline_logits(name, training, validation)) for name in BASELINES}
     auc = {name: roc_auc_score(validation.labels, values) for name, values in scores.items()}
     assert auc["lookup"] == pytest.approx(0.77, abs=0.01)

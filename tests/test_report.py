@@ -265,7 +265,8 @@ def run_on(data: Path, folder: Path, split: str, names: list[str], known: dict[s
 
 
 def test_baselines_are_fitted_on_the_training_split(here: Path, data: Path):
-    training, validation = load_features(data)
+    found = load_features(data)
+    training, validation = found.training, found.validation
     known = dict(zip(validation.ids, validation.labels.tolist(), strict=True))
     run_on(data, here / "run", "validation", list(validation.ids), known)
     found = section(document("run", "--data", str(data)), "report", "brain")
@@ -280,7 +281,8 @@ def test_baselines_are_fitted_on_the_training_split(here: Path, data: Path):
 
 
 def test_baselines_of_folds_never_see_the_fold(here: Path, data: Path):
-    training, validation = load_features(data)
+    found = load_features(data)
+    training, validation = found.training, found.validation
     ids = [*training.ids, *validation.ids]
     labels = [*training.labels.tolist(), *validation.labels.tolist()]
     known = dict(zip(ids, labels, strict=True))
@@ -298,7 +300,8 @@ def test_baselines_of_folds_never_see_the_fold(here: Path, data: Path):
 
 
 def test_baselines_of_several_splits_are_told_apart(here: Path, data: Path):
-    training, validation = load_features(data)
+    found = load_features(data)
+    training, validation = found.training, found.validation
     known = {
         **dict(zip(training.ids, training.labels.tolist(), strict=True)),
         **dict(zip(validation.ids, validation.labels.tolist(), strict=True)),
@@ -314,7 +317,7 @@ def test_baselines_of_several_splits_are_told_apart(here: Path, data: Path):
 
 
 def test_slices_that_the_data_set_lacks_are_said(here: Path, data: Path):
-    _, validation = load_features(data)
+    validation = load_features(data).validation
     known = dict(zip(validation.ids, validation.labels.tolist(), strict=True)) | {"elsewhere": 1}
     run_on(data, here / "run", "validation", [*validation.ids, "elsewhere"], known)
     text = document("run", "--data", str(data))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hemoscan.errors import DataError, OptionError
+from hemoscan.outputs import neutralise
 from hemoscan.results import SLICE_COLUMNS
 from hemoscan.trainer.scores import read_scores
 
@@ -39,6 +40,16 @@ def test_of_a_scan_the_rows_with_a_score_are_used(tmp_path: Path):
     assert found.left_out == {"skipped": 2, "error": 1}
     assert found.are_probabilities
     assert found.name_of(0) == "/a/1.dcm frame 2"
+
+
+def test_cells_that_a_spreadsheet_would_run_are_those_of_the_scan_again(tmp_path: Path):
+    path, study = "=1+1/a.dcm", "@study"
+    row = {"path": neutralise(path), "study_uid": neutralise(study), "sop_uid": "1.1", "probability": "0.25"}
+    assert row["path"] != path
+    found = read_scores(written(tmp_path, own({**row, "flag": "0", "status": "ok"})))
+    assert (found.paths, found.studies) == ((path,), (study,))
+    other = read_scores(written(tmp_path, "path,score\n'=a.png,0.5\n"))
+    assert other.paths == ("'=a.png",), "another tool's names are left as they are"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hemoscan.card import BRAIN, RAW
-from hemoscan.trainer.data import Label, load_splits
+from hemoscan.trainer.data import Label, load_data_set
 from hemoscan.trainer.splits import Split
 
 BASELINES = ("lookup", "histogram")
@@ -51,12 +51,26 @@ def extract(split: Split) -> Features:
     return Features(split.ids, split.labels, levels, np.array(histograms) / split.images[0].size)
 
 
-def load_features(
-    folder: Path, *, progress: Callable[[Iterable[Label]], Iterable[Label]] = iter
-) -> tuple[Features, Features]:
-    """Return the features of the training and the validation split; see `hemoscan.trainer.data.load_splits`."""
-    training, validation = load_splits(folder, RAW, progress=progress)
-    return extract(training), extract(validation)
+@dataclass(frozen=True)
+class SplitFeatures:
+    """The features of a data set's labelled images, and how they are divided."""
+
+    labelled: Features
+    training: Features
+    """Of the division into training and validation split, which leaves out duplicates of validation images."""
+    validation: Features
+
+
+def load_features(folder: Path, *, progress: Callable[[Iterable[Label]], Iterable[Label]] = iter) -> SplitFeatures:
+    """Return the features of the labelled images in a folder; see `hemoscan.trainer.data.load_data_set`."""
+    data = load_data_set(folder, RAW, progress=progress, test=False)
+    labelled, division = extract(data.labelled), data.validation(seed=0)
+    place = {name: number for number, name in enumerate(labelled.ids)}
+    training, validation = (
+        labelled.take(np.array([place[name] for name in split.ids], np.intp))
+        for split in (division.training, division.held_out)
+    )
+    return SplitFeatures(labelled, training, validation)
 
 
 def baseline_logits(name: str, training: Features, held_out: Features) -> NDArray[np.float64]:

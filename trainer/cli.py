@@ -184,7 +184,8 @@ def evaluate(
     if output is not None:
         write_outcome(outcome, output)
     if plots is not None:
-        from hemoscan.trainer.curves import draw_pictures, save_picture  # noqa: PLC0415
+        from hemoscan.trainer.curves import draw_pictures  # noqa: PLC0415
+        from hemoscan.trainer.plots import save_picture  # noqa: PLC0415
 
         for name, picture in draw_pictures(outcome).items():
             save_picture(picture, plots / name)

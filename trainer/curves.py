@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from hemoscan.outputs import write_atomically
 from hemoscan.trainer.bootstrap import Estimate
 from hemoscan.trainer.evaluate import Outcome
 from hemoscan.trainer.evaluation import Evaluation, Sample, evaluate
@@ -136,10 +133,3 @@ def _mark(axes: Any, x: Estimate, y: Estimate, colour: str, label: str) -> None:
         arms = {"xerr": [[arm] for arm in _arms(x)], "yerr": [[arm] for arm in _arms(y)]}
         style = {"color": colour, "marker": "o", "markersize": 5, "capsize": 2, "linewidth": 1}
         axes.errorbar(x.value, y.value, **arms, **style, linestyle="", elinewidth=1, label=label)
-
-
-def save_picture(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all; the same figures give the same bytes."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
-    write_atomically(path, lambda file: file.write(content.getvalue()))

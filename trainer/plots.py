@@ -26,7 +26,6 @@ LINES = {"densenet": "-", "resnet": "--", "baseline": ":"}
 PANELS_A_ROW = 4
 TITLE_COLUMNS = 30
 LEGEND_COLUMNS = 3
-DOTS_PER_INCH = 100
 
 
 @dataclass(frozen=True)
@@ -150,6 +149,4 @@ def save_picture(figure: Figure, path: Path) -> None:
         If it cannot be written.
     """
     # Without matplotlib's version in the file.
-    write_atomically(
-        path, lambda file: figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-    )
+    write_atomically(path, lambda file: figure.savefig(file, format="png", metadata={"Software": None}))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from hemoscan.errors import DataError
 from hemoscan.outputs import write_atomically
-from hemoscan.trainer.baselines import Features, load_features
-from hemoscan.trainer.data import Label, default_folder
+from hemoscan.trainer.baselines import SplitFeatures, load_features
+from hemoscan.trainer.console import reading_bar
+from hemoscan.trainer.data import default_folder
 from hemoscan.trainer.document import write_document
 from hemoscan.trainer.plots import confusion_figure, curves_figure, losses_figure, save_picture
 from hemoscan.trainer.row_figures import AT_HALF
@@ -97,16 +95,9 @@ def summarise(written: Written) -> list[str]:
     return lines + [f"no baselines: {written.without_baselines}"] * bool(written.without_baselines)
 
 
-def _features(data: Path | None, quiet: bool) -> tuple[tuple[Features, Features] | None, str]:
-    def progress(rows: Iterable[Label]) -> Iterable[Label]:
-        # None: only on a terminal.
-        shown: Iterable[Label] = tqdm(
-            rows, desc="reading", unit="slice", disable=True if quiet or sys.stderr is None else None
-        )
-        return shown
-
+def _features(data: Path | None, quiet: bool) -> tuple[SplitFeatures | None, str]:
     try:
-        return load_features(data or default_folder(), progress=progress), ""
+        return load_features(data or default_folder(), progress=reading_bar(quiet, "slices")), ""
     except DataError:
         if data is not None:
             raise

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemoscan.trainer.baselines import BASELINES, Features, baseline_logits
+from hemoscan.trainer.baselines import BASELINES, Features, SplitFeatures, baseline_logits
 from hemoscan.trainer.metrics import probabilities
 from hemoscan.trainer.plots import Curve
 from hemoscan.trainer.row_figures import Figures, figures_of
@@ -70,7 +70,7 @@ class Section:
         return f"{self.recipe}-{self.input}"
 
 
-def make_sections(results: Sequence[Result], features: tuple[Features, Features] | None) -> list[Section]:
+def make_sections(results: Sequence[Result], features: SplitFeatures | None) -> list[Section]:
     """Return the sections, the report's recipe with either input first, run or not; baselines only with features."""
     keys = [(REPORT_RECIPE, name) for name in REPORT_INPUTS]
     keys += sorted({(one.setting.recipe, one.setting.input) for one in results} - set(keys))
@@ -136,9 +136,9 @@ def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
     return ",".join(f"{pixels}:{epochs}" for pixels, epochs in sizes) or "full"
 
 
-def _baselines(result: Result, features: tuple[Features, Features]) -> tuple[Row, ...]:
+def _baselines(result: Result, features: SplitFeatures) -> tuple[Row, ...]:
     """Fit the baselines on what each fold trains on, and score its held-out slices, as far as the data set has them."""
-    everything = _joined(*features)
+    everything = features.labelled
     place = {name: number for number, name in enumerate(everything.ids)}
     known = np.array([name in place for name in result.ids])
     if not known.any():
@@ -148,7 +148,7 @@ def _baselines(result: Result, features: tuple[Features, Features]) -> tuple[Row
     logits = {name: np.empty(len(labels)) for name in BASELINES}
     for fold in np.unique(folds):
         inside = held_out.take(folds == fold)
-        fitted = _without(everything if result.setting.folds else features[0], inside)
+        fitted = _without(everything if result.setting.folds else features.training, inside)
         for name in BASELINES:
             logits[name][folds == fold] = baseline_logits(name, fitted, inside)
     how = f"fitted on the training slices, {result.split}"
@@ -167,12 +167,3 @@ def _told_apart(pairs: Sequence[tuple[Row, ...]]) -> tuple[Row, ...]:
 
 def _without(features: Features, held_out: Features) -> Features:
     return features.take(~np.isin(np.array(features.ids), np.array(held_out.ids)))
-
-
-def _joined(one: Features, other: Features) -> Features:
-    return Features(
-        one.ids + other.ids,
-        np.concatenate([one.labels, other.labels]),
-        np.concatenate([one.levels, other.levels]),
-        np.concatenate([one.histograms, other.histograms]),
-    )

@@ -6,7 +6,8 @@ A CSV with a header, as label files are (`hemoscan.trainer.labels`); other colum
 - the score, higher for hemorrhage: `probability` (or `prob`, `score`, `prediction`, `y_score`, `y_prob`), or the column
   that the caller names; a row without score is counted, not scored;
 - optional `flag` (or `flagged`), 0 or 1; `frame`, from 1; `study_uid` (or `study`, `StudyInstanceUID`);
-- optional `status`, as `hemoscan scan` writes it: rows that are not `ok` are counted, not scored.
+- optional `status`, as `hemoscan scan` writes it: rows that are not `ok` are counted, not scored. In such a file the
+  apostrophe before cells that a spreadsheet would run is taken away (`hemoscan.outputs.restore`).
 
 RSNA 2019's submission form, `ID,Label` with `ID_x_any` and probabilities, is such a file, too.
 """
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan.errors import DataError, OptionError
+from hemoscan.outputs import restore
 from hemoscan.slices import OK
 from hemoscan.trainer.labels import (
     FRAME_COLUMNS,
@@ -144,7 +146,8 @@ class _Reader:
 
     def row_of(self, line: int, cells: list[str]) -> tuple[str, str, int, float, bool, str] | None:
         """Return path, UID, frame, score, flag and study of a row, None if it has no score or is not used."""
-        path, uid, study, status = (self.cell(cells, place) for place in (self.path, self.uid, self.study, self.status))
+        status = self.cell(cells, self.status)
+        path, uid, study = (self.text(cells, place) for place in (self.path, self.uid, self.study))
         if self.rsna is None:
             self.rsna = self.path is None and RSNA_ID.fullmatch(uid) is not None
         if self.rsna:
@@ -162,6 +165,11 @@ class _Reader:
     @staticmethod
     def cell(cells: list[str], place: int | None) -> str:
         return "" if place is None else cells[place]
+
+    def text(self, cells: list[str], place: int | None) -> str:
+        """Return a cell, of a scan's CSV as it was before it was made harmless for spreadsheets."""
+        cell = self.cell(cells, place)
+        return cell if self.status is None else restore(cell)
 
     def frame_of(self, line: int, cells: list[str]) -> int:
         return 1 if self.frame is None else parse_frame(self.table, line, cells, self.frame)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from hemoscan.card import MODEL_NAMES
 from hemoscan.errors import ResultsError
+from hemoscan.trainer.splits import VALIDATION
 
-VALIDATION = "validation"
 RECORD_NAME = re.compile(rf"({'|'.join(MODEL_NAMES)})\.({VALIDATION}|fold\d+of\d+)\.json")
 FOLD = re.compile(r"fold([1-9]\d*)of([1-9]\d*)")
 
