@@ -20,8 +20,8 @@ BONE = 69
 RAYS = 72
 LEAST_FOREGROUND = 0.02
 LEAST_RING = 0.5
-# A head too large for its frame leaves it at one side or two, a trunk at three. Of the labelled hemorrhages none has three
-# sides of more than 0.1, of the trunk among pydicom's files with a ring of bone the third has 0.25.
+# A head too large for its frame leaves it at one side or two, a trunk at three. No labelled hemorrhage has three sides
+# of more than 0.1; of the one trunk with a ring of bone among pydicom's files the third has 0.25.
 CUT_SIDE = 0.15
 MOST_CUT_SIDES = 2
 MOST_BONE = 0.3
@@ -41,8 +41,9 @@ def content_notes(frame: NDArray[np.uint8]) -> tuple[str, ...]:
     tuple
         `blank`: less than 2 % of the frame is brighter than water, as above the head.
         `out-of-distribution`: seen from the middle of the largest bright part, bone lies in less than half of all
-        directions; or three sides of the frame cut a body off, more than 15 % of each being bright; or more than 30 % of the frame is bone, as of
-        metal or of an MR's values; or more than 20 % of it is cavity or fat within the body. Else nothing.
+        directions; or three sides of the frame cut a body off, more than 15 % of each being bright; or more than 30 %
+        of the frame is bone, as of metal or of an MR's values; or more than 20 % of it is cavity or fat within the
+        body. Else nothing.
     """
     bright = frame >= FOREGROUND
     if bright.mean() < LEAST_FOREGROUND:
