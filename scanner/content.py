@@ -20,9 +20,10 @@ BONE = 69
 RAYS = 72
 LEAST_FOREGROUND = 0.02
 LEAST_RING = 0.5
-# Of a labelled hemorrhage 0.22, of the spine among pydicom's files 0.235. All of it bright: a lifted background.
-MOST_AT_EDGE = 0.228
-WHOLE_EDGE = 0.95
+# A head too large for its frame leaves it at one side or two, a trunk at three. No labelled hemorrhage has three sides
+# of more than 0.1; of the one trunk with a ring of bone among pydicom's files the third has 0.25.
+CUT_SIDE = 0.15
+MOST_CUT_SIDES = 2
 MOST_BONE = 0.3
 MOST_CAVITY = 0.2
 
@@ -40,17 +41,18 @@ def content_notes(frame: NDArray[np.uint8]) -> tuple[str, ...]:
     tuple
         `blank`: less than 2 % of the frame is brighter than water, as above the head.
         `out-of-distribution`: seen from the middle of the largest bright part, bone lies in less than half of all
-        directions; or 23 to 95 % of the frame's edge is bright; or more than 30 % of the frame is bone, as of
-        metal or of an MR's values; or more than 20 % of it is cavity or fat within the body. Else nothing.
+        directions; or three sides of the frame cut a body off, more than 15 % of each being bright; or more than 30 %
+        of the frame is bone, as of metal or of an MR's values; or more than 20 % of it is cavity or fat within the
+        body. Else nothing.
     """
     bright = frame >= FOREGROUND
     if bright.mean() < LEAST_FOREGROUND:
         return (BLANK,)
     labels, _ = ndimage.label(bright)
-    head = ndimage.binary_fill_holes(labels == np.bincount(labels[bright]).argmax())
+    head = _filled(labels == np.bincount(labels[bright]).argmax())
     strange = (
         _ring(frame, head) < LEAST_RING
-        or MOST_AT_EDGE < _edge(bright) < WHOLE_EDGE
+        or _cut_sides(frame) > MOST_CUT_SIDES
         or (head & (frame >= BONE)).mean() > MOST_BONE
         or (head & ~bright).mean() > MOST_CAVITY
     )
@@ -69,5 +71,16 @@ def _ring(frame: NDArray[np.uint8], head: NDArray[np.bool_]) -> float:
     return float((inside & (values >= BONE)).any(axis=1).mean())
 
 
-def _edge(bright: NDArray[np.bool_]) -> float:
-    return float(np.concatenate((bright[0], bright[-1], bright[:, 0], bright[:, -1])).mean())
+def _filled(part: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a part with its holes filled, as scipy's binary_fill_holes does in more than twice the time."""
+    labels, count = ndimage.label(~part)
+    outside = np.zeros(count + 1, bool)
+    outside[np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))] = True
+    outside[0] = False
+    return np.asarray(~outside[labels])
+
+
+def _cut_sides(frame: NDArray[np.uint8]) -> int:
+    """Return how many sides of the frame cut through what is brighter than its background, which may be lifted."""
+    sides = np.stack((frame[0], frame[-1], frame[:, 0], frame[:, -1])).astype(np.int16)
+    return int(np.count_nonzero((sides >= sides.min() + FOREGROUND).mean(axis=1) > CUT_SIDE))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from hemoscan.card import BRAIN
-from hemoscan.content import content_notes
+from hemoscan.content import _filled, content_notes
 from hemoscan.phantom import make_phantom
 from hemoscan.preprocess import preprocess
 from hemoscan.slices import BLANK, OUT_OF_DISTRIBUTION
@@ -26,6 +27,13 @@ def disc(radius: float, value: int, frame: Frame | None = None, row: float = 112
 def head(tissue: int = 32) -> Frame:
     """Return skin, skull and brain."""
     return disc(60, tissue, disc(68, 70, disc(74, 40)))
+
+
+def test_holes_are_filled_as_scipy_does():
+    rng = np.random.default_rng(0)
+    for share in (0.3, 0.5, 0.7):
+        part = ndimage.uniform_filter(rng.random((64, 64)), 3) > share
+        np.testing.assert_array_equal(_filled(part), ndimage.binary_fill_holes(part))
 
 
 def test_a_head_has_no_note():
@@ -61,6 +69,20 @@ def test_a_frame_filled_to_its_edge_is_strange():
     frame = head()
     frame[150:] = np.maximum(frame[150:], 20)
     assert content_notes(frame) == (OUT_OF_DISTRIBUTION,)
+
+
+@pytest.mark.parametrize(("row", "column"), [(60, 112), (160, 112), (55, 55), (170, 60)])
+def test_a_head_that_leaves_the_frame_at_one_side_or_two_has_no_note(row: int, column: int):
+    frame = disc(
+        60, 32, disc(68, 70, disc(74, 40, row=row, column=column), row=row, column=column), row=row, column=column
+    )
+    assert max(frame[0].any(), frame[-1].any(), frame[:, 0].any(), frame[:, -1].any())
+    assert content_notes(frame) == ()
+
+
+@pytest.mark.parametrize("level", [12, 24])
+def test_a_lifted_background_is_no_body(level: int):
+    assert content_notes(np.maximum(head(40), level).astype(np.uint8)) == ()
 
 
 @pytest.mark.parametrize("frame", [disc(74, 70), disc(60, 69, disc(74, 70))])

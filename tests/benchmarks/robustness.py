@@ -31,6 +31,7 @@ from hemoscan.trainer.metrics import probabilities
 HU = NDArray[np.float32]
 Change = Callable[[HU, np.random.Generator], HU]
 BATCH = 64
+TRIAL_STEP = 10
 
 
 def moved(hu: HU, matrix: NDArray[np.float64], shift: tuple[float, float] = (0, 0)) -> HU:
@@ -109,9 +110,9 @@ def main(arguments: argparse.Namespace) -> None:
     """Print the table."""
     model = find_model(arguments.model)
     engine = TorchEngine(model, pick_device(arguments.device), "fp32")
-    split = load_splits(arguments.data, RAW)[1]
-    # Every n-th, so that a trial, too, has slices of all sorts.
-    chosen = np.arange(len(split))[:: max(len(split) // (arguments.limit or len(split)), 1)][: arguments.limit]
+    # A trial is of every tenth, so that it, too, has slices of all sorts, and loads no more than those.
+    split = load_splits(arguments.data, RAW, limit=arguments.limit and TRIAL_STEP * arguments.limit)[1]
+    chosen = np.arange(len(split))[:: TRIAL_STEP if arguments.limit else 1][: arguments.limit]
     slices, labels = [split.images[i].astype(np.float32) for i in chosen], split.labels[chosen]
     plain = scores(engine, model, slices)
     auc = roc_auc_score(labels, plain)
