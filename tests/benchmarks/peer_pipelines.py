@@ -3,7 +3,8 @@
 usage: python tests/benchmarks/peer_pipelines.py {script,monai} FOLDER CARD OUTPUT
 
 Both score every file of a folder by the network of a card in eager fp32, sixteen at a time, with a DataLoader of one
-worker a core, and write a CSV of path and probability.
+worker a core, and write a CSV of path and probability. They resize as is commonly done, not as the network was trained:
+their scores are not hemoscan's, their work is the same.
 """
 
 from __future__ import annotations
