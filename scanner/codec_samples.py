@@ -19,7 +19,7 @@ FLAT = 100
 def ramp() -> NDArray[np.uint16]:
     """Return stored values from 0 to 4095, shape (16, 12), in no order that a codec could hide an error behind."""
     row, column = np.mgrid[:16, :12]
-    stored = ((row * 389 + column * 173) % 3000).astype(np.uint16)
+    stored: NDArray[np.uint16] = ((row * 389 + column * 173) % 3000).astype(np.uint16)
     stored[-1, -1] = 4095
     return stored
 
