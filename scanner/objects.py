@@ -157,7 +157,7 @@ class _Captures:
 
 def _flagged_studies(found: Reread) -> Iterator[tuple[Study, _Flagged]]:
     """Yield flagged studies, the most urgent first, with their flagged slices, or with the highest if none is."""
-    worklist, slices = Worklist(), dict[str, _Flagged]()
+    worklist, slices = Worklist(found.study_threshold), dict[str, _Flagged]()
     for row in found.rows:
         worklist.add(row)
         if row.probability is not None:
