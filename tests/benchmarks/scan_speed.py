@@ -279,7 +279,8 @@ def measure(options: argparse.Namespace, formats: list[str], work: Path) -> str:
 average {load:.1f} before the start: so many other processes wanted the cores.
 
 {options.slices} slices of 512 x 512 each, no two alike; seconds are of the whole process, start-up included; memory and
-CPU seconds are of the process and its children; other work changes the CPU seconds least. The script: pydicom,
+CPU seconds are of the process and its children. Of few slices, starting takes most of the time; where other work shares
+the machine, compare CPU seconds: the seconds of one row may hold more of that work than another's. The script: pydicom,
 torchvision, DataLoader, eager fp32; MONAI: LoadImage, ScaleIntensityRange, Resize, DataLoader, the same network; both
 with one loading process a core (`tests/benchmarks/peer_pipelines.py`).
 
