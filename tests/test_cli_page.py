@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -18,7 +19,7 @@ from hemoscan.phantom import make_phantom, write_dicom
 def engine(monkeypatch: pytest.MonkeyPatch) -> MappingEngine:
     """Scores by the mean: what is tested here is the way to the page."""
     engine = MappingEngine()
-    monkeypatch.setattr("hemoscan.cli._engine", lambda *_: engine)
+    monkeypatch.setattr("hemoscan.cli._engine", lambda *_: (SimpleNamespace(load=lambda: engine), engine))
     return engine
 
 

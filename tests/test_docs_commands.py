@@ -33,6 +33,7 @@ SHOWN = {
 }
 # Options in the text that are other programs', or one of ours twice.
 OTHERS = {"-vv", "--no-deps", "--no-index", "--gpus", "--extra-index-url", "--nproc-per-node", "--network", "--user"}
+DCMTK = {"--accept-all", "--fork", "--rename", "--sort-on-study-uid", "--unique-filenames"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def test_options_of_commands_in_the_text_exist(call: Call):
 def test_options_in_the_text_exist(page: str):
     inline = re.findall(r"`(-[^`\n]+)`", FENCE.sub("", PAGES[page]))
     used = {name for code in inline for name in re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", code)}
-    assert used - ALL_OPTIONS - OTHERS == set()
+    assert used - ALL_OPTIONS - OTHERS - DCMTK == set()
 
 
 def test_every_command_is_in_the_readme():
@@ -144,7 +145,7 @@ class MeanEngine:
     """Scores by the mean: the commands are what is tried here, not the network."""
 
     def describe(self) -> dict[str, str]:
-        return {"name": "mean", "device": "cpu", "precision": "fp32"}
+        return {"name": "torch", "device": "cpu", "precision": "fp32"}  # what was chosen
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         means: NDArray[np.float64] = images.mean(axis=(1, 2)) / 255 - 0.1
