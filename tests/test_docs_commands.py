@@ -32,7 +32,17 @@ SHOWN = {
     ("scan", "phantom/dicom", "-o", "flags.csv"): "24 files known from earlier runs, 0 slices scored now",
 }
 # Options in the text that are other programs', or one of ours twice.
-OTHERS = {"-vv", "--no-deps", "--no-index", "--gpus", "--extra-index-url", "--nproc-per-node", "--network", "--user"}
+OTHERS = {
+    "-vv",
+    "--no-deps",
+    "--no-index",
+    "--gpus",
+    "--extra-index-url",
+    "--nproc-per-node",
+    "--network",
+    "--user",
+    "--dist",
+}
 DCMTK = {"--accept-all", "--fork", "--rename", "--sort-on-study-uid", "--unique-filenames"}
 
 
