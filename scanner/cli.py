@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from hemoscan import DEFAULT_MODEL, NOTICE, __version__
-from hemoscan.console import complete_model, paint, show_progress
+from hemoscan.console import complete_model, device_option, paint, precision_option, show_progress
 from hemoscan.errors import CardError, HemoscanError, LockedError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -211,9 +211,7 @@ def parse_window(text: str) -> tuple[float, float]:
     shell_complete=complete_model,
     help="A name from `hemoscan models`, or a card (.json).",
 )
-@click.option(
-    "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
-)
+@device_option
 @click.option(
     "--engine",
     type=click.Choice(["auto", "torch", "openvino"]),
@@ -221,13 +219,7 @@ def parse_window(text: str) -> tuple[float, float]:
     show_default=True,
     help="auto: OpenVINO on a CPU, PyTorch on a GPU.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="auto: bf16 where the device computes in it, else fp32.",
-)
+@precision_option
 @click.option(
     "-b", "--batch-size", type=click.IntRange(1, 4096), help="Slices at a time.  [default: 16 on a CPU, 128 on a GPU]"
 )
@@ -590,16 +582,8 @@ def _summary(report: Report, results: Results) -> str:
     callback=check_hours,
     help="Age of the results from which the page raises an alarm.",
 )
-@click.option(
-    "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="auto: bf16 where the device computes in it, else fp32.",
-)
+@device_option
+@precision_option
 def report(results: Path | None, output: Path | None, state: Path | None, **options: Any) -> None:
     """Write the worklist as a page for a browser, from the RESULTS.csv of a scan (hemoscan.csv) or from its state."""
     from hemoscan.report import write_report  # noqa: PLC0415
@@ -636,16 +620,8 @@ def report(results: Path | None, output: Path | None, state: Path | None, **opti
     help="Folder of the objects; each study has one in it.",
 )
 @click.option("-m", "--model", help="A name from `hemoscan models`, or a card (.json).  [default: that of the scan]")
-@click.option(
-    "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="auto: bf16 where the device computes in it, else fp32.",
-)
+@device_option
+@precision_option
 def objects(results: Path | None, output: Path, **options: Any) -> None:
     """Make DICOM objects of the studies flagged in RESULTS.csv (hemoscan.csv), for a PACS.
 

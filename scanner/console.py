@@ -1,4 +1,4 @@
-"""What commands have in common on a terminal: colours, progress, completion of models' names."""
+"""What commands have in common: options, colours, progress, completion of models' names."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from hemoscan.scan import Report
+
+device_option = click.option(
+    "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 where the device computes in it, else fp32.",
+)
 
 
 def paint(text: str, **style: Any) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from hemoscan.console import device_option
+
 
 @click.command()
 @click.option(
@@ -72,9 +74,7 @@ import click
     help="Adam's; strong: the highest of its cycle.  [default: 0.0005, strong: 0.0015]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
-@click.option(
-    "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
-)
+@device_option
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
