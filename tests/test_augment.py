@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from hemoscan.card import HEAD
 from hemoscan.trainer import augment as module
 from hemoscan.trainer.augment import augment
-
-LIMITS = (0.0, 70.0)
 
 
 def slices(n: int = 64, size: int = 48) -> Tensor:
@@ -22,7 +21,7 @@ def slices(n: int = 64, size: int = 48) -> Tensor:
 
 
 def changed(seed: int = 0, n: int = 64) -> Tensor:
-    return augment(slices(n), LIMITS, torch.Generator().manual_seed(seed))
+    return augment(slices(n), HEAD, torch.Generator().manual_seed(seed))
 
 
 def test_values_stay_within_the_window_and_shapes_are_kept():
@@ -45,7 +44,7 @@ def test_each_slice_is_changed_in_its_own_way():
 def test_the_slices_given_stay():
     images = slices()
     before = images.clone()
-    augment(images, LIMITS, torch.Generator().manual_seed(0))
+    augment(images, HEAD, torch.Generator().manual_seed(0))
     assert torch.equal(images, before)
 
 
@@ -53,13 +52,26 @@ def test_air_stays_air():
     assert (changed()[:, 0, :] == 0).all()
 
 
-def test_the_level_of_tissue_moves_by_offset_and_gain_only_as_far_as_said():
+def test_the_level_of_tissue_moves_by_the_offset_only_as_far_as_said():
     plain = slices(256).clamp(max=30)
-    inner = augment(plain, LIMITS, torch.Generator().manual_seed(0))[:, 22:26, 22:26].mean((1, 2))
+    inner = augment(plain, HEAD, torch.Generator().manual_seed(0))[:, 22:26, 22:26].mean((1, 2))
     noise = 3  # of the mean of 16 pixels: three times its standard deviation
-    assert inner.min() > 30 * 0.9 - 4 - noise
-    assert inner.max() < 30 * 1.1 + 4 + noise
+    assert inner.min() > 30 - module.OFFSET_HU - noise
+    assert inner.max() < 30 + module.OFFSET_HU + noise
     assert inner.std() > 1.5
+
+
+def test_contrast_is_raised_and_lowered_about_the_level_of_tissue(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "OFFSET_HU", 0.0)
+    monkeypatch.setattr(module, "NOISE_HU", 0.0)
+    halves = torch.full((256, 48, 48), 30.0)
+    halves[:, :, 24:] = 40.0
+    found = augment(halves, HEAD, torch.Generator().manual_seed(0))[:, 20:28, 8:40]
+    assert torch.isclose(found, torch.tensor(30.0)).any((1, 2)).all()
+    contrast = (found.amax((1, 2)) - 30) / 10
+    assert 1 / module.GAIN - 0.01 <= contrast.min() < 0.8
+    assert contrast.max() > 1.25
+    assert 0.3 < ((contrast > 0.9) & (contrast < 1.1)).float().mean() < 0.7
 
 
 def test_slices_are_mirrored_both_ways():

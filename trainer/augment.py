@@ -11,33 +11,36 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 
+from hemoscan.card import InputSpec
+
 ROTATION_DEGREES = 25.0
 ZOOM = 1.2
 SHIFT = 0.08
 """Of the side."""
 OFFSET_HU = 4.0
-GAIN = 0.1
+GAIN = 1.5
+"""By which a slice's contrast is raised or lowered at most: an export at 40/120 HU that is taken for one at 40/80."""
 NOISE_HU = 4.0
 
 
-def augment(images: Tensor, limits: tuple[float, float], generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, spec: InputSpec, generator: torch.Generator) -> Tensor:
     """Return changed copies of slices: mirrored, turned, zoomed, shifted, offset, scaled, sharpened or blurred, noisy.
 
     Parameters
     ----------
     images
         Shape (n, size, size), HU, float.
-    limits
-        Lowest and highest HU. What was clipped to them, air and bone, is not offset and has no noise, as in a slice
-        whose window was applied after both.
+    spec
+        The network's input. What was clipped to its lowest and highest HU, air and bone, is not offset and has no
+        noise, as in a slice whose window was applied after both. Contrast changes about its level of tissue.
     generator
         On the images' device. The same state gives the same changes.
     """
-    moved = _move(images, generator)
-    softened = _soften(moved, generator)
-    low, high = limits
+    softened = _soften(_move(images, generator), generator)
+    low, high = spec.limits
     inside = (softened > low + 0.5) & (softened < high - 0.5)
-    return torch.where(inside, _disturb(softened, generator), softened).clamp(low, high)
+    about = low if spec.tissue is None else spec.tissue
+    return torch.where(inside, _disturb(softened, about, generator), softened).clamp(low, high)
 
 
 def _move(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -59,12 +62,13 @@ def _soften(images: Tensor, generator: torch.Generator) -> Tensor:
     return images + (0.7 * _even(images, generator))[:, None, None] * (blurred - images)
 
 
-def _disturb(images: Tensor, generator: torch.Generator) -> Tensor:
-    offset = OFFSET_HU * _even(images, generator)
-    gain = 1 + GAIN * _even(images, generator)
+def _disturb(images: Tensor, about: float, generator: torch.Generator) -> Tensor:
+    offset = about + OFFSET_HU * _even(images, generator)
+    share = _even(images, generator)
+    gain = torch.exp(math.log(GAIN) * share * share.abs())  # half of the slices change by a tenth or less
     level = NOISE_HU * _even(images, generator).clamp(min=0)  # half of the slices have none
     noise = torch.randn(images.shape, generator=generator, device=images.device)
-    return images * gain[:, None, None] + offset[:, None, None] + level[:, None, None] * noise
+    return (images - about) * gain[:, None, None] + offset[:, None, None] + level[:, None, None] * noise
 
 
 def _even(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -193,7 +193,7 @@ class _Training:
         self.classifier.train()
         images = resized(self.images[index], size)  # (k, size, size)
         if self.recipe.augment:
-            images = augment(images, self.recipe.spec.limits, self.generator())
+            images = augment(images, self.recipe.spec, self.generator())
         with autocast(self.device, self.precision):
             logits = self.forward(images)  # (k,)
         losses = binary_cross_entropy_with_logits(logits, self.labels[index], self.weights[index], reduction="sum")
