@@ -345,6 +345,8 @@ def test_a_second_run_in_the_same_folder_fails_with_a_message(data: Path, tmp_pa
         ({"device": "abacus"}, "'abacus'; legal: auto, cpu"),
         ({"input": "bone"}, "--input"),
         ({"precision": "fp16"}, "--precision"),
+        ({"png_window": "40,80"}, "--png-window is for --labels"),
+        ({"png_window": "40"}, "legal: centre and width in HU"),
         ({"unknown": "1"}, "--unknown"),
     ],
     ids=lambda value: "=".join(*value.items()) if isinstance(value, dict) else "",

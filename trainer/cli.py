@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hemoscan.console import device_option
+from hemoscan.console import device_option, png_window_option
 
 
 @click.command()
@@ -21,6 +21,7 @@ from hemoscan.console import device_option
     help="Data of your own: a CSV of path, SOPInstanceUID or id, label, and patient, study, group where known; "
     "--data is then a folder of DICOM, PNG or JPEG.",
 )
+@png_window_option
 @click.option(
     "--experiments",
     default="all",

@@ -36,6 +36,8 @@ class Session:
     precision: str
     compiled: bool
     processes: Processes
+    limit: int | None
+    """Slices taken of each split, for a trial; None for all."""
     quiet: bool
     say: Callable[..., None]
     """click.echo, or what says nothing."""
@@ -114,6 +116,7 @@ class Session:
             "precision": self.precision,
             "compiled": self.compiled,
             "processes": self.processes.size,
+            "limit": self.limit,
         }
         if self.device.type == "cuda":
             where["gpu"] = torch.cuda.get_device_name(self.device)
