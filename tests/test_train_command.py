@@ -358,6 +358,13 @@ def test_bad_options_exit_with_2_and_the_legal_values(data: Path, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+def test_steps_can_only_be_captured_on_a_gpu(data: Path, tmp_path: Path):
+    result = invoke([*options_of(data, tmp_path), "--capture"])
+    assert result.exit_code == 2
+    assert "--capture on cpu in 1 processes; legal: on one CUDA GPU" in result.stderr.replace("\n", " ")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "named"),
     [

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from filelock import FileLock, Timeout
 
 from hemoscan.devices import pick_precision
@@ -35,7 +36,8 @@ def run_training(
     weights_folder: Path | None,
     device: str,
     precision: str,
-    compiled: bool | None,
+    compiled: bool,
+    captured: bool | None,
     name: str,
     epochs: int | None,
     sizes: str | None,
@@ -67,7 +69,10 @@ def run_training(
     if weights_folder is None:  # the weights that ship are replaced by a whole training on the report's data only
         ships = limit is None and folds is None and labels is None
         weights_folder = Path("weights") if ships else run_folder / "weights"
-    with join_processes(device) as (processes, where), _folders(processes, run_folder, weights_folder):
+    with contextlib.ExitStack() as stack:
+        processes, where = stack.enter_context(join_processes(device))
+        captures = _captures(captured, where, processes)
+        stack.enter_context(_folders(processes, run_folder, weights_folder))
         say = click.echo if processes.first else _say_nothing
         silent = quiet or not processes.first
         found = _load(labels, data or default_folder(), recipe, png_window, limit=limit, test=test, quiet=silent)
@@ -81,8 +86,8 @@ def run_training(
             weights_folder,
             where,
             pick_precision(precision, where),
-            # Of several GPUs' graphs nothing is known here yet.
-            compiled=where.type == "cuda" and processes.size == 1 if compiled is None else compiled,
+            compiled=compiled,
+            captured=captures,
             processes=processes,
             limit=limit,
             quiet=silent,
@@ -92,11 +97,19 @@ def run_training(
             session.run(experiment)
 
 
+def _captures(asked: bool | None, device: torch.device, processes: Processes) -> bool:
+    """Return whether steps are captured; of several GPUs' graphs nothing is known here yet."""
+    possible = device.type == "cuda" and processes.size == 1
+    if asked and not possible:
+        raise OptionError(f"--capture on {device} in {processes.size} processes; legal: on one CUDA GPU")
+    return possible if asked is None else asked
+
+
 def _say_nothing(*_: object, **__: object) -> None:
     """Stand in for click.echo: of several processes one speaks."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def _folders(processes: Processes, run_folder: Path, weights_folder: Path) -> Iterator[None]:
     """Hold the run's folder: of several processes the first does."""
     if not processes.first:

@@ -35,6 +35,7 @@ class Session:
     device: torch.device
     precision: str
     compiled: bool
+    captured: bool
     processes: Processes
     limit: int | None
     """Slices taken of each split, for a trial; None for all."""
@@ -97,6 +98,7 @@ class Session:
                 name=division.name,
                 precision=self.precision,
                 compiled=self.compiled,
+                captured=self.captured,
                 processes=self.processes,
                 progress=Progress(bars.step, bars.epoch, self.note) if self.processes.first else None,
             )
@@ -115,6 +117,7 @@ class Session:
             "device": str(self.device),
             "precision": self.precision,
             "compiled": self.compiled,
+            "captured": self.captured,
             "processes": self.processes.size,
             "limit": self.limit,
         }
