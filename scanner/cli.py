@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from hemoscan import DEFAULT_MODEL, NOTICE, __version__
-from hemoscan.console import complete_model, device_option, paint, precision_option, show_progress
+from hemoscan.console import (
+    complete_model,
+    device_option,
+    paint,
+    parse_window,
+    png_window_option,
+    precision_option,
+    show_progress,
+)
 from hemoscan.errors import CardError, HemoscanError, LockedError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -182,17 +190,6 @@ def _as_typed(name: str, value: object) -> object:
     return str(value)
 
 
-def parse_window(text: str) -> tuple[float, float]:
-    """Read `C,W`, centre and width in HU; fail with the legal form."""
-    try:
-        centre, width = (float(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r}; legal: centre and width in HU, such as 40,80") from None
-    if not (0 < width <= 65536 and -32768 <= centre <= 32767):
-        raise click.BadParameter(f"{text!r}; legal: centre -32768 to 32767, width above 0 to 65536")
-    return centre, width
-
-
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
 @click.option(
@@ -259,12 +256,7 @@ def parse_window(text: str) -> tuple[float, float]:
 @click.option(
     "--window", type=parse_window, metavar="C,W", help="Clip HU to this window instead of the card's: for experiments."
 )
-@click.option(
-    "--png-window",
-    type=parse_window,
-    metavar="C,W",
-    help="Window that 0 to 255 of stretched PNG/JPEG exports span, such as 40,80.",
-)
+@png_window_option
 @click.option(
     "--repair-12bit/--no-repair-12bit",
     default=True,

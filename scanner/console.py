@@ -16,6 +16,18 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     from hemoscan.scan import Report
 
+
+def parse_window(text: str) -> tuple[float, float]:
+    """Read `C,W`, centre and width in HU; fail with the legal form."""
+    try:
+        centre, width = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r}; legal: centre and width in HU, such as 40,80") from None
+    if not (0 < width <= 65536 and -32768 <= centre <= 32767):
+        raise click.BadParameter(f"{text!r}; legal: centre -32768 to 32767, width above 0 to 65536")
+    return centre, width
+
+
 device_option = click.option(
     "-d", "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."
 )
@@ -25,6 +37,12 @@ precision_option = click.option(
     default="auto",
     show_default=True,
     help="auto: bf16 where the device computes in it, else fp32.",
+)
+png_window_option = click.option(
+    "--png-window",
+    type=parse_window,
+    metavar="C,W",
+    help="Window that 0 to 255 of stretched PNG/JPEG exports span, such as 40,80.",
 )
 
 

@@ -35,6 +35,12 @@ def test_the_compiled_model_is_used(monkeypatch: pytest.MonkeyPatch):
     assert Forward(Doubler(), compiled=True, note=pytest.fail)(IMAGES).tolist() == [7.0] * 3
 
 
+def test_only_the_largest_batches_are_compiled_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "compile", fake_compile(lambda images: images[:, 0, 0] + 6))
+    forward = Forward(Doubler(), compiled=True, note=pytest.fail)
+    assert [forward(IMAGES[:n]).tolist() for n in (3, 2, 3)] == [[7.0] * 3, [32.0] * 2, [7.0] * 3]
+
+
 def test_where_compiling_fails_it_says_so_once_and_goes_on(monkeypatch: pytest.MonkeyPatch):
     tries: list[int] = []
 

@@ -15,6 +15,7 @@ from trainer_data import slice_image
 from hemoscan.card import BRAIN, RAW, InputSpec
 from hemoscan.decode import DecodeOptions, decode
 from hemoscan.errors import DataError
+from hemoscan.preprocess import preprocess
 from hemoscan.sources import Entry, Reader
 from hemoscan.trainer.labelled import load_labelled
 from hemoscan.trainer.splits import DataSet
@@ -103,6 +104,31 @@ def test_rsnas_file_is_read(tmp_path: Path, suffix: str):
     assert found.left_out == ()
     assert found.labelled.ids == tuple(f"ID_{i:09x}" for i in range(SLICES))
     assert found.labelled.labels.tolist() == LABELS
+
+
+def write_exports(folder: Path, window: tuple[float, float]) -> None:
+    """Write the slices as a viewer exports them: 0 to 255 span the window."""
+    folder.mkdir()
+    low, width = window[0] - window[1] / 2, window[1]
+    for i in range(SLICES):
+        stretched = 255 * (slice_image(LABELS[i], i).astype(np.float64) - low) / width
+        Image.fromarray(stretched.clip(0, 255).round().astype(np.uint8)).save(folder / f"{i}.png")
+
+
+def test_stretched_exports_of_a_declared_window_are_brought_back_to_hu(tmp_path: Path):
+    write_exports(tmp_path / "images", (50, 100))
+    rows = [f"{i},{LABELS[i]}" for i in range(SLICES)]
+    found = load(tmp_path / "images", "id,label", rows, png_window=(50.0, 100.0))
+    assert found.notes == (("png-window 50,100 declared", SLICES),)
+    truth = np.stack([preprocess(slice_image(LABELS[i], i), BRAIN) for i in range(SLICES)])
+    difference = np.abs(found.labelled.images.astype(int) - truth.astype(int))
+    assert difference.max() <= 1, "an eighth bit of 100 HU is 0.4"
+
+
+def test_a_window_that_was_guessed_is_told(tmp_path: Path):
+    write_exports(tmp_path / "images", (40, 80))
+    found = load(tmp_path / "images", "id,label", [f"{i},{LABELS[i]}" for i in range(SLICES)])
+    assert ("stretched export: window 40,80 guessed", SLICES) in found.notes
 
 
 def test_what_is_not_among_the_slices_is_listed_with_the_reason(dicoms: Path):

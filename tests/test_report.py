@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from run_folders import draw, drawn_folds, drawn_run, write_run
+from run_folders import draw, drawn_folds, drawn_history, drawn_run, write_run
 from sklearn.metrics import f1_score, roc_auc_score
 from trainer_data import FIRST_TRAINING_ID, FIRST_VALIDATION_ID, make_rows, write_data_set
 
@@ -51,7 +52,8 @@ def document(*arguments: str, output: str = "docs/experiments.md") -> str:
 
 def section(text: str, recipe: str, name: str) -> str:
     """Return the part of a document that is about a recipe and an input."""
-    (found,) = re.findall(rf"^## Recipe `{recipe}`, input `{name}`.*?(?=^## )", text, re.DOTALL | re.MULTILINE)
+    pattern = rf"^## Recipe `{recipe}`, input `{name}`(?!, reduced).*?(?=^## )"
+    (found,) = re.findall(pattern, text, re.DOTALL | re.MULTILINE)
     return str(found)
 
 
@@ -135,13 +137,15 @@ def test_each_row_says_how_it_was_trained(here: Path):
         precision="bf16",
         seed=3,
         seconds=600,
+        trained_on={"slices": 14_999, "positives": 2_238},
     )
     text = document("run")
     (row,) = table(section(text, "report", "brain"), HEADINGS[2])
     assert row[:7] == ["densenet-base", "report", "start.pth", "brain", "reweighed", "4", "112:3,224:1"]
     assert row[7:9] == ["cuda, bf16, a processor, 2 cores", "validation"]
-    assert row[9].startswith("200, ")
-    assert row[10:] == ["3", "10"]
+    assert row[9] == "14,999"
+    assert row[10].startswith("200, ")
+    assert row[11:] == ["3", "10"]
     assert "4 epochs (112:3,224:1) from start.pth, validation, cuda, groups reweighed" in text
     assert "somebody" not in text
 
@@ -163,7 +167,7 @@ def test_folds_give_one_row_of_all_their_slices(here: Path):
     found = section(document("run"), "report", "brain")
     (row,) = table(found, HEADINGS[2])
     assert row[8] == "3 folds"
-    assert row[9].startswith("300, ")
+    assert row[10].startswith("300, ")
     ranking = next(row for row in table(found, HEADINGS[1]) if row[0] == "densenet-bias")
     drawn = [draw(100, seed) for seed in (1, 2, 3)]
     labels, logits = (np.concatenate([one[place] for one in drawn]) for place in (0, 2))
@@ -171,15 +175,83 @@ def test_folds_give_one_row_of_all_their_slices(here: Path):
 
 
 def test_rows_of_one_experiment_are_told_apart(here: Path):
-    drawn_run(here / "a", "densenet-bias", epochs=4)
+    drawn_run(here / "a", "densenet-bias", seed=1)
     drawn_run(here / "b", "densenet-bias", init="imagenet")
     drawn_folds(here / "b", "densenet-bias", init="imagenet")
     rows = table(section(document("a", "b"), "report", "brain"), HEADINGS[2])
     assert [row[0] for row in rows] == [
-        "densenet-bias (validation, from ImageNet, 7 epochs)",
-        "densenet-bias (validation, from scratch, 4 epochs)",
-        "densenet-bias (3 folds, from ImageNet, 7 epochs)",
+        "densenet-bias (validation, from ImageNet, seed 0)",
+        "densenet-bias (validation, from scratch, seed 1)",
+        "densenet-bias (3 folds, from ImageNet, seed 0)",
     ]
+
+
+def reduced(text: str, recipe: str, name: str) -> str:
+    """Return the part about the reduced runs of a recipe and an input."""
+    found = text.partition(f"\n## Recipe `{recipe}`, input `{name}`, reduced runs")
+    return found[1] + found[2].partition("\n## ")[0]
+
+
+def at_64_pixels(epochs: int = 1) -> list[dict[str, Any]]:
+    return [{**record, "size": 64} for record in drawn_history(epochs)]
+
+
+def test_trials_stand_apart_and_every_row_says_how_little_was_trained(here: Path):
+    drawn_run(here / "whole", "densenet-bias", test_logits=[0.0, 1.0])
+    trial = {"epochs": 1, "limit": 500, "history": at_64_pixels(), "trained_on": {"slices": 500, "positives": 70}}
+    for name in MODEL_NAMES:
+        drawn_run(here / "trial", name, test_logits=[0.0], **trial)
+    text = document("whole", "trial")
+    ours = {row[0]: row[1] for row in table(section(text, "report", "brain"), HEADINGS[0]) if row[0]}
+    assert ours == {
+        name: "7 epochs from scratch, validation, cpu" if name == "densenet-bias" else "reduced only, below"
+        for name in MODEL_NAMES
+    }
+    trials = reduced(text, "report", "brain")
+    how = "1 epoch at 64 pixels from scratch, validation, the first 500 slices of each split, cpu"
+    for heading in HEADINGS[:2]:
+        rows = [row for row in table(trials, heading) if row[0]]
+        assert [(row[0], row[1]) for row in rows] == [(name, how) for name in MODEL_NAMES]
+    for row in table(trials, HEADINGS[2]):
+        assert (row[6], row[9]) == ("64", "500")
+    links = re.findall(r"pictures/(.+)-losses", text)
+    assert links == ["report-brain", "report-brain-reduced"]
+    assert "- input `brain`: 1 of 8; reduced only: densenet-base, densenet-weight, " in text
+    assert "Here: all slices (1), the first 500 slices of each split (8)." in text
+    assert sorted(path.name for path in here.glob("*/submission*")) == ["submission-densenet-bias.csv"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "standing"),
+    [
+        ({"epochs": 3}, False),
+        ({"epochs": 4, "sizes": [[112, 3], [224, 1]]}, False),
+        ({"epochs": 8, "sizes": [[112, 1], [224, 7]]}, True),
+        ({"epochs": 7, "seed": 1}, True),
+        ({"limit": 500}, False),
+        ({"epochs": 100, "history": at_64_pixels(100)}, False),
+        ({"epochs": 3, "input": "raw"}, True),
+        ({"epochs": 3, "recipe": "strong"}, True),
+    ],
+)
+def test_the_larger_budget_stands_for_an_experiment(here: Path, changed: dict[str, Any], standing: bool):
+    """Beside another of 7 epochs at 224 pixels, which stands unless the other was trained for longer."""
+    drawn_run(here / "a", "densenet-bias")
+    drawn_run(here / "b", "densenet-bias", **changed)
+    text = document("a", "b")
+    recipe, name = changed.get("recipe", "report"), changed.get("input", "brain")
+    longer = changed.get("epochs") == 8
+    assert bool(reduced(text, recipe, name)) == (longer or not standing)
+    same = (recipe, name) == ("report", "brain")
+    rows = [row for row in table(section(text, recipe, name), HEADINGS[1]) if row[1] not in {"not run"}]
+    assert len(rows) == 1 + (same and standing and not longer)
+
+
+def test_a_trial_alone_does_not_stand_for_its_experiment(here: Path):
+    drawn_run(here / "run", "densenet-bias", limit=500)
+    found = section(document("run"), "report", "brain")
+    others = ", ".join(name for name in MODEL_NAMES if name != "densenet-bias")
+    assert found.split("\n\n")[1].strip() == f"Not run: {others}."
 
 
 @pytest.mark.usefixtures("pictures")

@@ -306,6 +306,102 @@ def test_smaller_images_are_antialiased():
     assert smaller.sum().item() == pytest.approx(64 / 16, rel=0.05)
 
 
+class Replayed:
+    """Stands in for CUDA graphs: work that was recorded is done again from the same tensors, into the same result."""
+
+    def __init__(self, _device: torch.device) -> None:
+        self.tuned: list[bool] = []
+        self.recorded, self.replayed = 0, 0
+
+    def run(self, work: Callable[[], Tensor], *, tune: bool) -> Tensor:
+        self.tuned.append(tune)
+        return work()
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        result = torch.zeros(())
+        self.recorded += 1
+
+        def again() -> None:
+            self.replayed += 1
+            result.copy_(work())
+
+        return again, result
+
+
+@pytest.mark.parametrize("n", [12, 11], ids=["full batches", "a smaller last batch"])
+def test_captured_steps_train_the_same_weights(run_folder: Path, monkeypatch: pytest.MonkeyPatch, n: int):
+    graphs = Replayed(CPU)
+    monkeypatch.setattr(loop, "CudaGraphs", lambda _device: graphs)
+    splits = (TRAINING.take(np.arange(n)), VALIDATION)
+    captured = train(BASE, recipe_of(2), splits, run_folder / "captured", CPU, captured=True)
+    assert graphs.recorded == 1
+    assert graphs.replayed + len(graphs.tuned) == 2 * STEPS
+    assert graphs.tuned.count(False) == (0 if n == 12 else 2), "only full batches are tuned for"
+    plain = train(BASE, recipe_of(2), splits, run_folder / "plain", CPU)
+    assert_same_weights(captured, plain)
+    assert without_seconds(captured.history) == without_seconds(plain.history)
+
+
+def test_steps_whose_losses_are_looked_at_later_train_the_same_weights(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Trained
+):
+    monkeypatch.setattr(loop, "steps_ahead", lambda _device: 2)
+    told: list[tuple[int, int]] = []
+    progress = Progress(step=lambda epoch, step, *_: told.append((epoch, step)))
+    trained = train(BASE, recipe_of(2), SPLITS, run_folder, CPU, progress=progress)
+    assert_same_weights(trained, uninterrupted)
+    assert without_seconds(trained.history) == without_seconds(uninterrupted.history)
+    assert told == [(epoch, step + 1) for epoch in range(2) for step in range(STEPS)]
+
+
+def test_a_non_finite_loss_that_is_noticed_later_names_its_own_batch(run_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "steps_ahead", lambda _device: STEPS)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    spoilt = epoch_batches(TRAINING.labels, recipe_of(), 0)[1]
+    weights = np.ones(12, np.float32)
+    weights[int(spoilt[0])] = np.inf
+    monkeypatch.setattr(loop, "sample_weights", lambda *_: weights)
+    with pytest.raises(TrainingError, match="epoch 1, step 2") as caught:
+        train(BASE, recipe_of(), SPLITS, run_folder, CPU)
+    assert {name for name in TRAINING.ids if name in str(caught.value)} == {TRAINING.ids[i] for i in spoilt.tolist()}
+    assert not list(run_folder.iterdir()), "nothing of it was saved"
+
+
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", 1), ("cuda", loop.STEPS_AHEAD)])
+def test_only_a_gpu_runs_ahead(device: str, ahead: int):
+    assert loop.steps_ahead(torch.device(device)) == ahead
+
+
+def test_an_epoch_that_ends_soon_after_a_checkpoint_has_none_of_its_own(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved: list[int] = []
+    monkeypatch.setattr(loop, "save_checkpoint", lambda _path, content: saved.append(content["position"]["epoch"]))
+    train(BASE, recipe_of(2), SPLITS, run_folder / "soon", CPU)
+    assert saved == [2]
+    monkeypatch.setattr(loop, "EPOCH_SECONDS", 0.0)
+    train(BASE, recipe_of(2), SPLITS, run_folder / "later", CPU)
+    assert saved == [2, 1, 2]
+
+
+def test_the_optimizer_of_a_gpu_takes_the_same_steps():
+    def steps(rate: Tensor | None) -> Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(8, 1)
+        optimizer = loop.make_optimizer(model, recipe_of(learning_rate=0.01, weight_decay=0.02), rate)
+        for number in range(4):
+            if rate is not None:
+                rate.fill_(0.01 * (number + 1))
+            else:
+                optimizer.param_groups[0]["lr"] = 0.01 * (number + 1)
+            optimizer.zero_grad()
+            model(torch.ones(2, 8)).square().sum().backward()
+            optimizer.step()
+        return model.weight.detach()
+
+    torch.testing.assert_close(steps(torch.tensor(0.01)), steps(None))
+
+
 def test_a_diverging_training_names_the_slices_of_the_batch(run_folder: Path):
     done = 0
 

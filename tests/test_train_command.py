@@ -345,6 +345,8 @@ def test_a_second_run_in_the_same_folder_fails_with_a_message(data: Path, tmp_pa
         ({"device": "abacus"}, "'abacus'; legal: auto, cpu"),
         ({"input": "bone"}, "--input"),
         ({"precision": "fp16"}, "--precision"),
+        ({"png_window": "40,80"}, "--png-window is for --labels"),
+        ({"png_window": "40"}, "legal: centre and width in HU"),
         ({"unknown": "1"}, "--unknown"),
     ],
     ids=lambda value: "=".join(*value.items()) if isinstance(value, dict) else "",
@@ -353,6 +355,13 @@ def test_bad_options_exit_with_2_and_the_legal_values(data: Path, tmp_path: Path
     result = invoke(options_of(data, tmp_path, **changed))
     assert result.exit_code == 2, result.output
     assert re.search(named, result.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_steps_can_only_be_captured_on_a_gpu(data: Path, tmp_path: Path):
+    result = invoke([*options_of(data, tmp_path), "--capture"])
+    assert result.exit_code == 2
+    assert "--capture on cpu in 1 processes; legal: on one CUDA GPU" in result.stderr.replace("\n", " ")
     assert not list(tmp_path.iterdir())
 
 

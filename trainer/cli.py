@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hemoscan.console import device_option
+from hemoscan.console import device_option, png_window_option
 
 
 @click.command()
@@ -21,6 +21,7 @@ from hemoscan.console import device_option
     help="Data of your own: a CSV of path, SOPInstanceUID or id, label, and patient, study, group where known; "
     "--data is then a folder of DICOM, PNG or JPEG.",
 )
+@png_window_option
 @click.option(
     "--experiments",
     default="all",
@@ -85,8 +86,15 @@ from hemoscan.console import device_option
 @click.option(
     "--compile/--no-compile",
     "compiled",
+    default=False,
+    show_default=True,
+    help="Compile the network: minutes at the start of each training, faster after.",
+)
+@click.option(
+    "--capture/--no-capture",
+    "captured",
     default=None,
-    help="Compile the training steps (minutes at the start, faster after).  [default: on one CUDA GPU]",
+    help="Capture the training steps in a CUDA graph.  [default: on one CUDA GPU]",
 )
 @click.option(
     "--run-dir",

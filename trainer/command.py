@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from filelock import FileLock, Timeout
 
 from hemoscan.devices import pick_precision
@@ -28,13 +29,15 @@ def run_training(
     *,
     data: Path | None,
     labels: Path | None,
+    png_window: tuple[float, float] | None,
     experiments: str,
     folds: int | None,
     run_folder: Path,
     weights_folder: Path | None,
     device: str,
     precision: str,
-    compiled: bool | None,
+    compiled: bool,
+    captured: bool | None,
     name: str,
     epochs: int | None,
     sizes: str | None,
@@ -61,13 +64,18 @@ def run_training(
         recipe = Recipe(**{"name": name, **RECIPES[name], "sizes": pairs, **given})
     except ValueError as error:
         raise OptionError(str(error)) from error
+    if png_window is not None and labels is None:
+        raise OptionError("--png-window is for --labels: the grey values of the report's data set are HU")
     if weights_folder is None:  # the weights that ship are replaced by a whole training on the report's data only
         ships = limit is None and folds is None and labels is None
         weights_folder = Path("weights") if ships else run_folder / "weights"
-    with join_processes(device) as (processes, where), _folders(processes, run_folder, weights_folder):
+    with contextlib.ExitStack() as stack:
+        processes, where = stack.enter_context(join_processes(device))
+        captures = _captures(captured, where, processes)
+        stack.enter_context(_folders(processes, run_folder, weights_folder))
         say = click.echo if processes.first else _say_nothing
         silent = quiet or not processes.first
-        found = _load(labels, data or default_folder(), recipe, limit=limit, test=test, quiet=silent)
+        found = _load(labels, data or default_folder(), recipe, png_window, limit=limit, test=test, quiet=silent)
         if processes.first:
             _note_left_out(found, run_folder)
         session = Session(
@@ -78,9 +86,10 @@ def run_training(
             weights_folder,
             where,
             pick_precision(precision, where),
-            # Of several GPUs' graphs nothing is known here yet.
-            compiled=where.type == "cuda" and processes.size == 1 if compiled is None else compiled,
+            compiled=compiled,
+            captured=captures,
             processes=processes,
+            limit=limit,
             quiet=silent,
             say=say,
         )
@@ -88,11 +97,19 @@ def run_training(
             session.run(experiment)
 
 
+def _captures(asked: bool | None, device: torch.device, processes: Processes) -> bool:
+    """Return whether steps are captured; of several GPUs' graphs nothing is known here yet."""
+    possible = device.type == "cuda" and processes.size == 1
+    if asked and not possible:
+        raise OptionError(f"--capture on {device} in {processes.size} processes; legal: on one CUDA GPU")
+    return possible if asked is None else asked
+
+
 def _say_nothing(*_: object, **__: object) -> None:
     """Stand in for click.echo: of several processes one speaks."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def _folders(processes: Processes, run_folder: Path, weights_folder: Path) -> Iterator[None]:
     """Hold the run's folder: of several processes the first does."""
     if not processes.first:
@@ -123,18 +140,29 @@ def _remove_leftovers(run_folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _load(labels: Path | None, folder: Path, recipe: Recipe, *, limit: int | None, test: bool, quiet: bool) -> DataSet:
+def _load(
+    labels: Path | None,
+    folder: Path,
+    recipe: Recipe,
+    png_window: tuple[float, float] | None,
+    *,
+    limit: int | None,
+    test: bool,
+    quiet: bool,
+) -> DataSet:
     if labels is None:
         return load_data_set(folder, recipe.spec, limit=limit, progress=reading_bar(quiet, "slices"), test=test)
     bar = reading_bar(quiet, "files")
-    found = load_labelled(labels, folder, recipe.spec, limit=limit, progress=bar)
+    found = load_labelled(labels, folder, recipe.spec, png_window=png_window, limit=limit, progress=bar)
     if recipe.reweigh_groups and not found.group_names:
         raise OptionError(f"--reweigh-groups: {labels} has no column group")
     return found
 
 
 def _note_left_out(data: DataSet, run_folder: Path) -> None:
-    """List the files and labels of which no slice came; what an earlier run listed is out of date."""
+    """Tell what was assumed; list the files and labels of which no slice came (an earlier list is out of date)."""
+    for note, count in data.notes:
+        click.echo(f"{count} slices: {note}", err=True)
     path = run_folder / "left-out.csv"
     if not data.left_out:
         path.unlink(missing_ok=True)

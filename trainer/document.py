@@ -9,9 +9,8 @@ from hemoscan.card import MODEL_NAMES
 from hemoscan.trainer.experiment_tables import at_chosen, at_half, percent, table, training_table
 from hemoscan.trainer.published import LABELLED, POSITIVES, PUBLISHED
 from hemoscan.trainer.row_figures import BOOTSTRAP
-from hemoscan.trainer.rows import REPORT_RECIPE, Section, describe_init, describe_sizes
+from hemoscan.trainer.rows import REPORT_PIXELS, REPORT_RECIPE, Section, describe_epochs, describe_init, describe_limit
 from hemoscan.trainer.submission import Submission
-from hemoscan.trainer.trainings import Setting
 
 REPORT_EPOCHS = 7
 INPUT_WORDS = {"brain": "0 to 70 HU", "raw": "the report's own grey values"}
@@ -41,7 +40,7 @@ def write_document(
         Why there are no baseline rows; empty if there are.
     """
     parts = [_opening(command, baselines), _what_was_run(sections), _published()]
-    parts += [_section(section, pictures.get(section.name, ())) for section in sections]
+    parts += [_section(section, pictures.get(section.name, ()), _trials(sections, section)) for section in sections]
     parts += [_test_images(submissions), _differences(sections)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -74,13 +73,23 @@ Made by this command; do not edit it by hand:
 def _what_was_run(sections: Sequence[Section]) -> str:
     lines = []
     for section in sections:
-        run = {row.result.setting.experiment for row in section.rows if row.result is not None}
-        missing = ", ".join(name for name in MODEL_NAMES if name not in run)
-        if section.recipe == REPORT_RECIPE:
-            lines.append(f"- input `{section.input}`: {len(run)} of {len(MODEL_NAMES)}; not run: {missing or 'none'}")
+        if section.recipe == REPORT_RECIPE and not section.reduced:
+            run, trials = section.experiments, _trials(sections, section)
+            reduced = ", ".join(name for name in MODEL_NAMES if name in trials - run)
+            missing = ", ".join(name for name in MODEL_NAMES if name not in trials | run)
+            text = f"reduced only: {reduced}; " if reduced else ""
+            lines.append(
+                f"- input `{section.input}`: {len(run)} of {len(MODEL_NAMES)}; {text}not run: {missing or 'none'}"
+            )
     others = sorted({f"`{section.recipe}`" for section in sections} - {f"`{REPORT_RECIPE}`"})
     lines.append(f"- other recipes: {', '.join(others) or 'none'}")
     return "\n".join(["Of the report's eight experiments were run, by its recipe:", "", *lines])
+
+
+def _trials(sections: Sequence[Section], of: Section) -> set[str]:
+    """Return the experiments that have reduced runs of a section's recipe and input."""
+    same = [one for one in sections if one.reduced and (one.recipe, one.input) == (of.recipe, of.input)]
+    return {name for section in same for name in section.experiments}
 
 
 def _against_baselines(section: Section) -> str:
@@ -112,14 +121,20 @@ The last column is arithmetic: the accuracy that precision and recall leave at {
 positives ({POSITIVES:,} of {LABELLED:,} slices)."""
 
 
-def _section(section: Section, pictures: Sequence[str]) -> str:
-    title = f"## Recipe `{section.recipe}`, input `{section.input}`"
+REDUCED = f"""Trials: fewer slices, fewer pixels than the report's {REPORT_PIXELS} in its recipe, or less training than
+another row of the same experiment, which stands for it above. They show that an experiment runs from end to end; what
+differs from the report is first of all how little was trained."""
+
+
+def _section(section: Section, pictures: Sequence[str], trials: set[str]) -> str:
+    title = f"## R{section.title[1:]}"
     if section.input in INPUT_WORDS:
         title += f" ({INPUT_WORDS[section.input]})"
     if not section.rows:
-        return f"{title}\n\nNot run: {', '.join(MODEL_NAMES)}."
-    parts = [title, "### At 0.5", at_half(section)]
-    parts += ["### Ranking, and at a chosen threshold", at_chosen(section), _against_baselines(section)]
+        missing = [name for name in MODEL_NAMES if name not in trials]
+        return f"{title}\n\nNot run: {', '.join(missing) or 'none, but see the reduced runs below'}."
+    parts = [title, REDUCED if section.reduced else "", "### At 0.5", at_half(section, trials)]
+    parts += ["### Ranking, and at a chosen threshold", at_chosen(section, trials), _against_baselines(section)]
     parts += ["### How each was trained", training_table(section), *pictures]
     return "\n\n".join(part for part in parts if part)
 
@@ -150,7 +165,8 @@ def _differences(sections: Sequence[Section]) -> str:
     starts = _counted(describe_init(one.init) for one in settings)
     inputs = _counted(f"`{one.input}`" for one in settings)
     splits = _counted("the validation split" if not run.setting.folds else run.split for run in runs)
-    epochs = _counted(map(_epochs, settings))
+    epochs = _counted(map(describe_epochs, settings))
+    slices = _counted(map(describe_limit, settings))
     data = _counted(one.data for one in settings)
     recipes = _counted(f"`{one.recipe}`" for one in settings)
     impossible = [
@@ -167,6 +183,7 @@ In brackets: how many of the {total} rows.
   Here: {inputs}.
 - **Evaluation.** The report has cross-validation over the {LABELLED:,} labelled slices. Here: {splits}.
 - **Data.** The report's is the Unibuc "brain anomaly detection" set. Here: {data}.
+- **Slices.** The report uses all of them. Here: {slices}.
 - **Epochs.** The report trains {REPORT_EPOCHS} epochs at 224x224. Here: {epochs}.
 - **Recipe.** Rows of another recipe than the report's are to be compared with each other, not with the report. Here:
   {recipes}.
@@ -175,11 +192,6 @@ In brackets: how many of the {total} rows.
 - **Accuracies that cannot be right.** {len(impossible)} printed accuracies contradict their own precision and recall at
   {percent(POSITIVES / LABELLED)} % positives: {", ".join(impossible) or "none"}.
   They are not compared here; compare F1."""
-
-
-def _epochs(setting: Setting) -> str:
-    sizes = f", sizes {describe_sizes(setting.sizes)}" if setting.sizes else ""
-    return f"{setting.epochs} epochs{sizes}"
 
 
 def _counted(words: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from hemoscan.card import MODEL_NAMES
@@ -21,8 +21,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def at_half(section: Section) -> str:
-    """Set the figures at 0.5 beside the report's."""
+def at_half(section: Section, trials: Container[str] = ()) -> str:
+    """Set the figures at 0.5 beside the report's; experiments of `trials` have reduced runs, elsewhere."""
     lines: list[list[str]] = []
     for name, rows in _named(section):
         printed = ["", "the report", *(f"{getattr(PUBLISHED[name], key):.2f}" for key in MEASURES)]
@@ -30,7 +30,7 @@ def at_half(section: Section) -> str:
             lines.append([row.label, row.how, *_with_intervals(row.figures, AT_HALF)])
             lines += [printed, ["", "difference", *_differences_at_half(name, row.figures)]]
         if not rows:
-            lines += [[name, "not run", *["-"] * len(MEASURES)], printed]
+            lines += [[name, _missing(name, trials), *["-"] * len(MEASURES)], printed]
     lines += [[row.label, row.how, *_with_intervals(row.figures, AT_HALF)] for row in section.baselines]
     return table(["model", "", "accuracy", "precision", "recall", "F1"], lines)
 
@@ -50,24 +50,29 @@ def _difference(found: Estimate, printed: float) -> str:
     return NOT_DEFINED if found.value is None else f"{100 * found.value - printed:+.2f}"
 
 
+def _missing(name: str, trials: Container[str]) -> str:
+    return "reduced only, below" if name in trials else "not run"
+
+
 def _named(section: Section) -> list[tuple[str, list[Row]]]:
-    """Return the rows of each experiment; in the report's recipe of all eight, run or not."""
+    """Return the rows of each experiment; in the report's recipe of all eight, run or not, unless reduced."""
     found: dict[str, list[Row]] = {name: [] for name in MODEL_NAMES}
     for row in section.rows:
         if row.result is not None:
             found[row.result.setting.experiment].append(row)
-    return [(name, rows) for name, rows in found.items() if rows or section.recipe == REPORT_RECIPE]
+    everything = section.recipe == REPORT_RECIPE and not section.reduced
+    return [(name, rows) for name, rows in found.items() if rows or everything]
 
 
-def at_chosen(section: Section) -> str:
-    """Return ranking figures, and those at a threshold chosen on other slices."""
+def at_chosen(section: Section, trials: Container[str] = ()) -> str:
+    """Return ranking figures, and those at a threshold chosen on other slices; `trials` as of `at_half`."""
     lines: list[list[str]] = []
     for name, rows in _named(section):
         for row in rows:
             difference = _difference(row.figures.estimates[f"{AT_CHOSEN}.f1"], PUBLISHED[name].f1)
             lines.append([row.label, row.how, *_ranking(row.figures), difference])
         if not rows:
-            lines.append([name, "not run", *["-"] * 8])
+            lines.append([name, _missing(name, trials), *["-"] * 8])
     lines += [[row.label, row.how, *_ranking(row.figures), ""] for row in section.baselines]
     ranking = ["AUC", "AUC, balanced", "AP"]
     return table(["model", "", *ranking, "accuracy", "precision", "recall", "F1", "F1 less the report's"], lines)
@@ -94,8 +99,8 @@ def _with_interval(found: Estimate, factor: float, digits: int, interval_digits:
 
 def training_table(section: Section) -> str:
     """Return how each row was trained."""
-    header = ["model", "recipe", "start", "input", "groups", "epochs", "sizes", "device", "split", "slices", "seed"]
-    return table([*header, "minutes"], [_training_row(row) for row in section.rows])
+    header = ["model", "recipe", "start", "input", "groups", "epochs", "pixels", "device", "split", "trained on"]
+    return table([*header, "held out", "seed", "minutes"], [_training_row(row) for row in section.rows])
 
 
 def _training_row(row: Row) -> list[str]:
@@ -109,13 +114,22 @@ def _training_row(row: Row) -> list[str]:
         setting.input,
         "reweighed" if setting.reweigh_groups else "as they are",
         str(setting.epochs),
-        describe_sizes(setting.sizes),
+        describe_sizes(setting.sizes) or str(setting.size),
         "; ".join(sorted({_device(record) for record in records})),
         row.result.split,
+        _trained_on(records),
         f"{row.figures.n:,}, {row.figures.positives:,} positive",
         str(setting.seed),
         f"{sum(float(record['seconds']) for record in records) / 60:.0f}",
     ]
+
+
+def _trained_on(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many slices each training learned from; folds may differ a little."""
+    found = [int(record["trained_on"]["slices"]) for record in records if "trained_on" in record]
+    if not found:
+        return "not recorded"
+    return " to ".join(f"{count:,}" for count in sorted({min(found), max(found)}))
 
 
 def _device(record: Mapping[str, Any]) -> str:

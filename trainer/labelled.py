@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -37,7 +38,13 @@ Progress = Callable[[Iterable[Entry]], Iterable[Entry]]
 
 
 def load_labelled(
-    labels: Path, folder: Path, spec: InputSpec, *, limit: int | None = None, progress: Progress = iter
+    labels: Path,
+    folder: Path,
+    spec: InputSpec,
+    *,
+    png_window: tuple[float, float] | None = None,
+    limit: int | None = None,
+    progress: Progress = iter,
 ) -> DataSet:
     """Load the slices in a folder that a label file names.
 
@@ -49,6 +56,8 @@ def load_labelled(
         Where files are looked for: see `hemoscan.sources`.
     spec
         The network's input.
+    png_window
+        Centre and width, HU, that stretched PNG and JPEG exports span; None: told by the values.
     limit
         Take only the first so many labels, for a trial.
     progress
@@ -58,7 +67,7 @@ def load_labelled(
     -------
     DataSet
         Patients, studies and duplicates are clusters. `left_out` has every label without an image, and every file that
-        cannot be read, with the reason.
+        cannot be read, with the reason; `notes` has what was assumed of the labelled slices.
 
     Raises
     ------
@@ -69,10 +78,10 @@ def load_labelled(
     if not folder.exists():
         raise DataError(f"{folder}: not there; name the folder of the images with --data")
     found = _Found(wanted)
-    for decoded in _decode_all(folder, spec, progress):
+    for decoded in _decode_all(folder, DecodeOptions(spec, png_window), progress):
         found.add(decoded)
     split, names = found.split(folder)
-    return DataSet(split, None, None, DESCRIPTION, NOTICE, tuple(found.left_out), names)
+    return DataSet(split, None, None, DESCRIPTION, NOTICE, tuple(found.left_out), names, found.notes)
 
 
 def _first(labels: Labels, limit: int | None) -> Labels:
@@ -90,10 +99,9 @@ def _first(labels: Labels, limit: int | None) -> Labels:
     )
 
 
-def _decode_all(folder: Path, spec: InputSpec, progress: Progress) -> Iterator[Decoded]:
+def _decode_all(folder: Path, options: DecodeOptions, progress: Progress) -> Iterator[Decoded]:
     """Yield every frame of every file, in the order of names."""
     configure_pydicom()
-    options = DecodeOptions(spec)
     entries = iter(progress(find_entries([folder])))
     with Reader() as reader, ThreadPoolExecutor(usable_cores()) as pool:
         while chunk := list(islice(entries, FILES_AHEAD)):
@@ -117,6 +125,7 @@ class _Found:
             self.wanted = {name for key in labels.keys for name in _names_of(key)}
         self.slices: list[Decoded] = []
         self.left_out: list[LeftOut] = []
+        self.notes: tuple[tuple[str, int], ...] = ()
 
     def add(self, decoded: Decoded) -> None:
         """Keep a slice that may be wanted; note a file that cannot be read, and a wanted one that is no slice."""
@@ -138,6 +147,7 @@ class _Found:
         unmatched = np.setdiff1d(np.arange(len(labels)), joined.labels)
         self.left_out += [LeftOut(labels.keys[place], NOT_FOUND, "no such slice could be read") for place in unmatched]
         slices = [rows[row] for row in joined.rows]
+        self.notes = tuple(sorted(Counter(note for found in slices for note in found.notes).items()))
         images = np.array([found.image for found in slices])  # in C order, which stack would not promise
 
         def column(values: tuple[str, ...] | None) -> list[str | None]:

@@ -41,12 +41,12 @@ class Processes:
         device = next(model.parameters()).device
         return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
-    def mean(self, value: Tensor) -> float:
-        """Return the mean over all processes of a number that each has."""
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean over all processes of a number, of shape (), that each has; nothing waits for a GPU."""
         if self.size > 1:
             value = value.clone()
             torch.distributed.all_reduce(value)
-        return value.item() / self.size
+        return value / self.size
 
     def gather(self, value: Tensor) -> list[Tensor]:
         """Return the tensors that all processes have, by rank."""
@@ -75,7 +75,10 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE, pick_device(device)
+        where = pick_device(device)
+        if where.type == "cuda" and where.index is not None:
+            torch.cuda.set_device(where)
+        yield ALONE, where
         return
     if device in ("auto", "cuda") and torch.cuda.is_available():
         device = f"cuda:{os.environ['LOCAL_RANK']}"

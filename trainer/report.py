@@ -105,7 +105,7 @@ def _features(data: Path | None, quiet: bool) -> tuple[SplitFeatures | None, str
 
 
 def _draw(section: Section, folder: Path) -> dict[str, Path]:
-    rows, title = section.rows, f"recipe {section.recipe}, input {section.input}"
+    rows, title = section.rows, section.title.replace("`", "")
     confusions = {row.label: row.figures.confusion[AT_HALF] for row in rows}
     histories = {row.label: [run.record["history"] for run in row.result.runs] for row in rows if row.result}
     figures = {
@@ -129,7 +129,7 @@ def _submissions(sections: Sequence[Section]) -> dict[str, Submission]:
         for row in section.rows:
             written = write_submission(row.result) if row.result else None
             if written:
-                found[f"{section.recipe}, {section.input}: {row.label}"] = written
+                found[f"{section.recipe}, {section.input}{', reduced' * section.reduced}: {row.label}"] = written
     return found
 
 

@@ -20,6 +20,7 @@ from hemoscan.trainer.trainings import Result, Setting
 
 REPORT_RECIPE = "report"
 REPORT_INPUTS = ("raw", "brain")
+REPORT_PIXELS = 224
 
 
 @dataclass(frozen=True)
@@ -63,30 +64,62 @@ class Section:
     """As in the report's table, what was not run left out."""
     baselines: tuple[Row, ...]
     """Two for each way that the slices were split."""
+    reduced: bool = False
+    """Whether its rows are trials, see `is_reduced`."""
 
     @property
     def name(self) -> str:
         """For the names of pictures."""
-        return f"{self.recipe}-{self.input}"
+        return f"{self.recipe}-{self.input}" + "-reduced" * self.reduced
+
+    @property
+    def title(self) -> str:
+        """For headings and captions."""
+        return f"recipe `{self.recipe}`, input `{self.input}`" + ", reduced runs" * self.reduced
+
+    @property
+    def experiments(self) -> set[str]:
+        """Those that were run."""
+        return {row.result.setting.experiment for row in self.rows if row.result is not None}
 
 
 def make_sections(results: Sequence[Result], features: SplitFeatures | None) -> list[Section]:
-    """Return the sections, the report's recipe with either input first, run or not; baselines only with features."""
+    """Return the sections, the report's recipe with either input first, run or not; baselines only with features.
+
+    Reduced runs have sections of their own, after that of their recipe and input.
+    """
     keys = [(REPORT_RECIPE, name) for name in REPORT_INPUTS]
     keys += sorted({(one.setting.recipe, one.setting.input) for one in results} - set(keys))
     measured: dict[Any, tuple[Row, ...]] = {}
     sections = []
     for recipe, name in keys:
-        members = [one for one in results if (one.setting.recipe, one.setting.input) == (recipe, name)]
-        baselines: dict[Any, tuple[Row, ...]] = {}
-        for one in members:
-            key = frozenset(zip(one.ids, one.folds.tolist(), strict=True))
-            if features and key not in measured:
-                measured[key] = _baselines(one, features)
-            baselines[key] = measured.get(key, ())
-        rows = tuple(_row(one, label) for one, label in zip(members, _labels(members), strict=True))
-        sections.append(Section(recipe, name, rows, _told_apart(list(baselines.values()))))
+        found = [one for one in results if (one.setting.recipe, one.setting.input) == (recipe, name)]
+        for reduced in (False, True):
+            members = [one for one in found if is_reduced(one.setting, found) == reduced]
+            baselines: dict[Any, tuple[Row, ...]] = {}
+            for one in members:
+                key = frozenset(zip(one.ids, one.folds.tolist(), strict=True))
+                if features and key not in measured:
+                    measured[key] = _baselines(one, features)
+                baselines[key] = measured.get(key, ())
+            rows = tuple(_row(one, label) for one, label in zip(members, _labels(members), strict=True))
+            if rows or not reduced:
+                sections.append(Section(recipe, name, rows, _told_apart(list(baselines.values())), reduced))
     return sections
+
+
+def is_reduced(setting: Setting, others: Sequence[Result]) -> bool:
+    """Return whether a training is a trial, not the row that stands for its experiment.
+
+    So it is with fewer slices, with fewer pixels than the report's in the report's recipe, or with a smaller budget
+    than that of another of the same recipe, input and experiment.
+    """
+    same = [one.setting for one in others if one.setting.experiment == setting.experiment]
+    return _is_small(setting) or any(setting.budget < one.budget for one in same if not _is_small(one))
+
+
+def _is_small(setting: Setting) -> bool:
+    return bool(setting.limit) or (setting.recipe == REPORT_RECIPE and setting.size < REPORT_PIXELS)
 
 
 def describe_init(init: str) -> str:
@@ -98,8 +131,8 @@ def describe_init(init: str) -> str:
 def _row(result: Result, label: str) -> Row:
     setting = result.setting
     devices = sorted({str(run.record["device"]) for run in result.runs})
-    sizes = f" ({describe_sizes(setting.sizes)})" if setting.sizes else ""
-    how = [f"{setting.epochs} epochs{sizes} {describe_init(setting.init)}", result.split, *devices]
+    how = [f"{describe_epochs(setting)} {describe_init(setting.init)}", result.split]
+    how += [describe_limit(setting)] * bool(setting.limit) + devices
     how += ["groups reweighed"] * setting.reweigh_groups
     return Row(label, ", ".join(how), result.split, result.logits, result.labels, result.groups, result.folds, result)
 
@@ -124,16 +157,31 @@ def _word(result: Result, field: str) -> str:
         "folds": result.split,
         "init": describe_init(setting.init),
         "reweigh_groups": "groups reweighed" if setting.reweigh_groups else "",
-        "epochs": f"{setting.epochs} epochs",
+        "epochs": f"{setting.epochs} epoch{'s' * (setting.epochs != 1)}",
         "sizes": describe_sizes(setting.sizes) if setting.sizes else "",
+        "size": f"{setting.size} pixels",
+        "limit": describe_limit(setting) if setting.limit else "",
         "seed": f"seed {setting.seed}",
         "data": setting.data,
     }[field]
 
 
+def describe_epochs(setting: Setting) -> str:
+    """Return the number of epochs, and their pixels where these are not the report's."""
+    text = f"{setting.epochs} epoch{'s' * (setting.epochs != 1)}"
+    if setting.sizes:
+        return f"{text} ({describe_sizes(setting.sizes)})"
+    return text + f" at {setting.size} pixels" * (setting.size != REPORT_PIXELS)
+
+
+def describe_limit(setting: Setting) -> str:
+    """Return how many slices were taken."""
+    return f"the first {setting.limit:,} slices of each split" if setting.limit else "all slices"
+
+
 def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
     """Return pixels and epochs as `hemoscan train --sizes` takes them."""
-    return ",".join(f"{pixels}:{epochs}" for pixels, epochs in sizes) or "full"
+    return ",".join(f"{pixels}:{epochs}" for pixels, epochs in sizes)
 
 
 def _baselines(result: Result, features: SplitFeatures) -> tuple[Row, ...]:
@@ -151,7 +199,7 @@ def _baselines(result: Result, features: SplitFeatures) -> tuple[Row, ...]:
         fitted = _without(everything if result.setting.folds else features.training, inside)
         for name in BASELINES:
             logits[name][folds == fold] = baseline_logits(name, fitted, inside)
-    how = f"fitted on the training slices, {result.split}"
+    how = f"fitted on {'all' if result.setting.limit else 'the'} training slices, {result.split}"
     if not known.all():
         how += f", {len(labels):,} of {len(known):,} slices"
     return tuple(

@@ -35,7 +35,10 @@ class Session:
     device: torch.device
     precision: str
     compiled: bool
+    captured: bool
     processes: Processes
+    limit: int | None
+    """Slices taken of each split, for a trial; None for all."""
     quiet: bool
     say: Callable[..., None]
     """click.echo, or what says nothing."""
@@ -95,6 +98,7 @@ class Session:
                 name=division.name,
                 precision=self.precision,
                 compiled=self.compiled,
+                captured=self.captured,
                 processes=self.processes,
                 progress=Progress(bars.step, bars.epoch, self.note) if self.processes.first else None,
             )
@@ -113,7 +117,9 @@ class Session:
             "device": str(self.device),
             "precision": self.precision,
             "compiled": self.compiled,
+            "captured": self.captured,
             "processes": self.processes.size,
+            "limit": self.limit,
         }
         if self.device.type == "cuda":
             where["gpu"] = torch.cuda.get_device_name(self.device)

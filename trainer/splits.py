@@ -91,6 +91,8 @@ class DataSet:
     """What of the labels or files is not among the slices."""
     group_names: tuple[str, ...] = ()
     """Of the groups 0, 1, ..., where they have names."""
+    notes: tuple[tuple[str, int], ...] = ()
+    """What was assumed when images were read, such as the window of a stretched export, and of how many slices."""
 
     def validation(self, seed: int) -> Division:
         """Return the division into training and validation split.

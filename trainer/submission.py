@@ -27,7 +27,7 @@ class Submission:
 
 
 def write_submission(result: Result) -> Submission | None:
-    """Write a row's test predictions into its run folder; None where the test images were not scored.
+    """Write a row's test predictions into its run folder; None where not all of the test images were scored.
 
     The file is `submission-<model>.csv`, and of a cross-validation, whose folds' logits are averaged,
     `submission-<model>.<k>folds.csv`.
@@ -37,7 +37,7 @@ def write_submission(result: Result) -> Submission | None:
     ResultsError
         If some folds scored other test images than the rest.
     """
-    if not any(run.test_ids for run in result.runs):
+    if result.setting.limit or not any(run.test_ids for run in result.runs):
         return None
     first = result.runs[0]
     for run in result.runs:

@@ -21,6 +21,7 @@ from hemoscan.errors import TrainingError
 from hemoscan.networks import Classifier, round_weights, start_classifier, top_unit
 from hemoscan.trainer.augment import augment
 from hemoscan.trainer.balance import class_weights, group_weights, output_bias
+from hemoscan.trainer.captured import Captured, CudaGraphs, Learn
 from hemoscan.trainer.checkpoint import load_checkpoint, save_checkpoint
 from hemoscan.trainer.compiled import Forward
 from hemoscan.trainer.experiments import Experiment, Recipe
@@ -29,7 +30,9 @@ from hemoscan.trainer.parallel import ALONE, Processes
 from hemoscan.trainer.splits import VALIDATION, Slices, Split
 
 CHECKPOINT_SECONDS = 300.0
-EVALUATION_BATCH = 64
+EPOCH_SECONDS = 30.0
+"""An epoch that ends sooner after a checkpoint has none of its own: those of a ResNet are half a gigabyte."""
+STEPS_AHEAD = 64
 
 
 @dataclass
@@ -66,6 +69,7 @@ def train(
     name: str = VALIDATION,
     precision: str = "fp32",
     compiled: bool = False,
+    captured: bool = False,
     processes: Processes = ALONE,
     progress: Progress | None = None,
 ) -> Trained:
@@ -76,13 +80,16 @@ def train(
     splits
         Training and validation slices.
     run_folder
-        Holds `<experiment>.<name>.checkpoint.pt`, written after every epoch and every five minutes.
+        Holds `<experiment>.<name>.checkpoint.pt`, written every five minutes, after the last epoch, and after every
+        other that ends half a minute or more after it was last written.
     name
         Of the division into the splits.
     precision
         fp32, or bf16 for autocast.
     compiled
-        Whether to compile the steps; where that fails they run as they are.
+        Whether to compile the network; where that fails it runs as it is.
+    captured
+        Whether to capture the steps in a CUDA graph, on a CUDA GPU; where that fails they run as they are.
     processes
         Those that train together. All but the first return no logits and write nothing.
 
@@ -96,6 +103,8 @@ def train(
     progress = progress or Progress()
     training = _Training(experiment, recipe, splits, device, precision, processes)
     training.forward = Forward(processes.wrap(training.classifier), compiled=compiled, note=progress.note)
+    if captured:
+        training.step = Captured(training.learn, CudaGraphs(device), progress.note)
     path = checkpoint_path(run_folder, experiment, name)
     training.restore(load_checkpoint(path, training.identity))
     while training.position.epoch < recipe.epochs:
@@ -143,16 +152,18 @@ class _Training:
             nn.init.constant_(unit.bias, output_bias(self.training.labels))
         self.classifier.to(device)
         self.forward: Callable[[Tensor], Tensor] = self.classifier
+        self.step: Learn = self.learn
         if not processes.first:  # each its own dropout
             torch.manual_seed(recipe.seed + 1_000_003 * processes.rank)
-        self.optimizer = torch.optim.AdamW(
-            self.classifier.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        # On a GPU the rate is a tensor that stays where it is: a captured step reads it anew.
+        self.rate = torch.tensor(recipe.learning_rate, device=device) if device.type == "cuda" else None
+        self.optimizer = make_optimizer(self.classifier, recipe, self.rate)
         self.images = torch.from_numpy(self.training.images).to(device)  # (n, size, size), uint8
         self.labels = torch.from_numpy(self.training.labels).to(device).float()  # (n,)
         self.weights = torch.from_numpy(sample_weights(experiment, recipe, self.training)).to(device)  # (n,)
         self.position = Position()
         self.history: list[dict[str, Any]] = []
+        self.saved = time.monotonic()
         self.identity = identify(experiment, recipe, splits, device, precision, processes)
 
     def run_epoch(self, path: Path, progress: Progress) -> None:
@@ -161,20 +172,23 @@ class _Training:
         size = self.recipe.size_of(position.epoch)
         found = epoch_batches(self.training.labels, self.recipe, position.epoch)
         batches = [batch for batch in found if len(batch) >= 2 * self.processes.size]  # BatchNorm, as there
-        saved = time.monotonic()
-        for batch in batches[position.step :]:
-            started = time.monotonic()
-            rate = self.recipe.rate_at((position.epoch + position.step / len(batches)) / self.recipe.epochs)
-            self.optimizer.param_groups[0]["lr"] = rate
-            loss = self.take_step(batch, size)
-            position.step += 1
-            position.loss += loss
+        moved = torch.split(torch.cat(batches).to(self.device), [len(batch) for batch in batches])
+        losses: list[Tensor] = []
+        started = time.monotonic()
+        for step in range(position.step, len(batches)):
+            self.set_rate(self.recipe.rate_at((position.epoch + step / len(batches)) / self.recipe.epochs))
+            losses.append(self.take_step(moved[step], size, step))
+            if len(losses) < steps_ahead(self.device) and step + 1 < len(batches):
+                continue
+            values = self.settle(losses, batches)
+            losses.clear()
             position.seconds += time.monotonic() - started
             # The clocks of several processes would not agree on when to meet.
-            if self.processes.size == 1 and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if self.processes.size == 1 and time.monotonic() - self.saved > CHECKPOINT_SECONDS:
                 self.save(path)
-                saved = time.monotonic()
-            progress.step(position.epoch, position.step, len(batches), loss)
+            for number, value in enumerate(values, position.step - len(values) + 1):
+                progress.step(position.epoch, number, len(batches), value)
+            started = time.monotonic()
         record = {
             "epoch": position.epoch + 1,
             "size": size,
@@ -184,35 +198,54 @@ class _Training:
         }
         self.history.append(record)
         self.position = Position(epoch=position.epoch + 1)
-        self.save(path)
+        last = self.position.epoch == self.recipe.epochs
+        if last or self.processes.size > 1 or time.monotonic() - self.saved > min(EPOCH_SECONDS, CHECKPOINT_SECONDS):
+            self.save(path)
         progress.epoch(record)
 
-    def take_step(self, batch: Tensor, size: int) -> float:
-        """Train on the slices that `batch`, of shape (k,), names; return the loss, never learn a non-finite one."""
-        index = self.processes.share(batch).to(self.device)
+    def take_step(self, batch: Tensor, size: int, step: int = 0) -> Tensor:
+        """Train on the slices that `batch`, of shape (k,), names; return the loss, of shape (), on the device."""
+        index = self.processes.share(batch)
         self.classifier.train()
         images = resized(self.images[index], size)  # (k, size, size)
         if self.recipe.augment:
-            images = augment(images, self.recipe.spec, self.generator())
+            images = augment(images, self.recipe.spec, self.generator(step))
+        # The gradient is the mean over the processes, whose parts of the batch may differ in length.
+        scale = self.processes.size / len(batch)
+        return self.processes.mean(self.step(images, self.labels[index], self.weights[index], scale))
+
+    def learn(self, images: Tensor, labels: Tensor, weights: Tensor, scale: float) -> Tensor:
+        """Change the weights by what a batch teaches; return the loss, see `hemoscan.trainer.captured.Learn`."""
         with autocast(self.device, self.precision):
             logits = self.forward(images)  # (k,)
-        losses = binary_cross_entropy_with_logits(logits, self.labels[index], self.weights[index], reduction="sum")
-        # The gradient is the mean over the processes, whose parts of the batch may differ in length.
-        loss = losses * (self.processes.size / len(batch))
-        value = self.processes.mean(loss.detach())
-        if not math.isfinite(value):
-            names = ", ".join(self.training.ids[i] for i in batch.tolist())
-            where = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
-            raise TrainingError(f"loss {value} in {where}: slices {names}")
+        loss = binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum") * scale
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return value
+        return loss.detach()
 
-    def generator(self) -> torch.Generator:
+    def set_rate(self, value: float) -> None:
+        """Set the learning rate of the next step."""
+        if self.rate is not None:
+            self.rate.fill_(value)
+        self.optimizer.param_groups[0]["lr"] = value if self.rate is None else self.rate
+
+    def settle(self, losses: list[Tensor], batches: list[Tensor]) -> list[float]:
+        """Wait for the steps taken, and count them as done; return their losses. Nothing non-finite is ever saved."""
+        values: list[float] = torch.stack(losses).tolist()
+        for value in values:
+            if not math.isfinite(value):
+                names = ", ".join(self.training.ids[i] for i in batches[self.position.step].tolist())
+                where = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
+                raise TrainingError(f"loss {value} in {where}: slices {names}")
+            self.position.step += 1
+            self.position.loss += value
+        return values
+
+    def generator(self, step: int) -> torch.Generator:
         """Return a generator that this step alone draws from, so that a training that goes on draws the same."""
-        step = (self.recipe.seed * 1_000_003 + self.position.epoch) * 1_000_003 + self.position.step
-        return torch.Generator(self.device).manual_seed(step * self.processes.size + self.processes.rank)
+        number = (self.recipe.seed * 1_000_003 + self.position.epoch) * 1_000_003 + step
+        return torch.Generator(self.device).manual_seed(number * self.processes.size + self.processes.rank)
 
     def measure(self) -> dict[str, Any]:
         """Return the figures on the validation split."""
@@ -227,6 +260,7 @@ class _Training:
 
     def save(self, path: Path) -> None:
         """Write all that `restore` needs; with several processes, all of them have to call this."""
+        self.saved = time.monotonic()
         states = self.processes.gather(_rng_state(self.device))
         if not self.processes.first:
             return
@@ -258,6 +292,23 @@ class _Training:
         self.classifier.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
         _set_rng_state(self.device, content["rng"][self.processes.rank])
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, rate: Tensor | None) -> torch.optim.Optimizer:
+    """Return AdamW; with a rate on a CUDA GPU as one kernel a step, which can be captured."""
+    if rate is None:
+        return torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), rate, weight_decay=recipe.weight_decay, fused=True, capturable=True
+    )
+    # Else PyTorch warns of every optimizer whose first steps are not captured, as its own notes ask for.
+    optimizer._warned_capturable_if_run_uncaptured = True
+    return optimizer
+
+
+def steps_ahead(device: torch.device) -> int:
+    """Return how many steps may be under way before their losses are looked at: a GPU must not wait for each."""
+    return 1 if device.type == "cpu" else STEPS_AHEAD
 
 
 def _rng_state(device: torch.device) -> Tensor:
@@ -338,7 +389,7 @@ def predict(classifier: Classifier, slices: Slices, device: torch.device, precis
     classifier.eval()
     images = torch.from_numpy(slices.images)
     parts = []
-    for batch in torch.split(images, EVALUATION_BATCH):
+    for batch in torch.split(images, 64 if device.type == "cpu" else 256):
         with autocast(device, precision):
-            parts.append(classifier(batch.to(device)).cpu())
-    return torch.cat(parts).numpy()
+            parts.append(classifier(batch.to(device)))
+    return torch.cat(parts).cpu().numpy()

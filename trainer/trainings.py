@@ -36,9 +36,18 @@ class Setting:
     epochs: int
     sizes: tuple[tuple[int, int], ...]
     """Pairs (pixels, epochs) of a training with smaller images first; empty where all epochs were at full size."""
+    size: int
+    """Pixels of the last epoch."""
+    limit: int
+    """Slices taken of each split, for a trial; 0 where all were."""
     seed: int
     data: str
     """The data set, in words."""
+
+    @property
+    def budget(self) -> int:
+        """Pixels shown of each slice in all epochs: what makes one training longer than another."""
+        return sum(pixels**2 * epochs for pixels, epochs in self.sizes or ((self.size, self.epochs),))
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,7 @@ def _read_run(path: Path) -> Run:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         setting, fold = _setting(record)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path}: not a training's record: {type(error).__name__}: {error}") from error
     scores = path.with_suffix(".csv")
     columns = _read_columns(scores, ("id", "label", "group", "logit"))
@@ -203,6 +212,8 @@ def _setting(record: Mapping[str, Any]) -> tuple[Setting, int]:
         reweigh_groups=bool(record["reweigh_groups"]),
         epochs=int(record["epochs"]),
         sizes=tuple((int(pixels), int(epochs)) for pixels, epochs in record["sizes"]),
+        size=int(record["history"][-1]["size"]),
+        limit=int(record.get("limit") or 0),  # records of earlier versions have none
         seed=int(record["seed"]),
         data=str(record["data"]),
     )
