@@ -147,14 +147,15 @@ def measure(options: argparse.Namespace, folder: Path) -> str:
         "of the scan's CPU",
         "of its time",
     ]
+    flagged = ", ".join(map(str, sorted(made)))
     return f"""## Heatmaps
 `python tests/benchmarks/heatmaps.py {command} --write docs/performance.md`:
 {machine_line()}; {choice.name} in {choice.precision}; load average {load:.1f} before the start.
 
-{options.slices} slices of 512 x 512, of which {", ".join(map(str, sorted(made)))} are flagged and have a picture; medians of {options.rounds}
-rounds. The first two columns are of the whole scan, start-up left out; the last three are measured within the scan that makes the pictures: the seconds in which they are made and written, over those of the scan
-without. Of a scan's time they take less still where the network computes meanwhile. Maps come out of the inference that
-makes the score.
+{options.slices} slices of 512 x 512, of which {flagged} are flagged and have a picture; medians of {options.rounds}
+rounds. The first two columns are of the whole scan, start-up left out. The last three are measured within the scan that
+makes the pictures: the seconds in which they are made and written, over those of the scan without. Maps come out of the
+inference that makes the score.
 
 {table(header, rows)}
 """
