@@ -12,12 +12,14 @@ import png
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-# Colours of matplotlib's plasma at equal steps: their lightness rises evenly, also for the colour-blind.
-PLASMA = ((13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33))
-# Fixed, not each slice's own: colours of two slices can be compared. Logits, from the bottom of the scale to its top.
-SCALE = (0.0, 32.0)
+# Colours of the upper half of matplotlib's plasma at equal steps: their lightness rises, also for the colour-blind. The
+# lower half is darker than brain: laid over it, it would look like a hypodensity.
+PLASMA = ((204, 71, 120), (230, 108, 92), (248, 149, 64), (253, 197, 39), (240, 249, 33))
+# Fixed, not each slice's own: colours of two slices can be compared. Logits, from the bottom of the scale to its top,
+# whose colour is also that of all above.
+SCALE = (0.0, 16.0)
 # Of the colour: rises from none at the bottom of the scale to this at a quarter of it, and stays.
-OPACITY = 0.45
+OPACITY = 0.4
 OVERLAY_NOTICE = "FOR RESEARCH USE ONLY, NOT FOR DIAGNOSIS"
 
 _SIDE = 448
@@ -34,7 +36,7 @@ def colour(activation: NDArray[np.float32], size: tuple[int, int] | None = None)
     the map's own.
 
     >>> np.asarray(colour(np.float32([[-3.0, 99.0]])))[0].tolist()
-    [[13, 8, 135, 0], [240, 249, 33, 114]]
+    [[204, 71, 120, 0], [240, 249, 33, 102]]
     """
     low, high = SCALE
     values = np.clip(np.nan_to_num(activation, nan=low), -1e6, 1e6)  # what lies between neighbours stays finite
@@ -134,5 +136,6 @@ def _draw_scale(picture: Image.Image, draw: ImageDraw.ImageDraw) -> None:
     font = _font(12)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
-        draw.text((_SIDE + 27, y), f"{low + share * (high - low):g}", fill="white", font=font, anchor="lm")
+        more = "+" if share == 1 else ""
+        draw.text((_SIDE + 27, y), f"{low + share * (high - low):g}{more}", fill="white", font=font, anchor="lm")
     draw.text((_SIDE + 8, 8), "activation,\nlogits", fill="white", font=font)
