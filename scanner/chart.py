@@ -39,6 +39,8 @@ class Chart:
     line: str
     """Where the threshold is, from the top."""
     n_slices: int
+    n_flagged: int
+    highest: float
     span: str
     """From which z to which, empty if unknown."""
 
@@ -53,16 +55,22 @@ def draw_chart(series: Points, threshold: float) -> Chart:
         peaks[bar] = max(peaks[bar], score)
     step = WIDTH / count
     paths: dict[bool, list[str]] = {False: [], True: []}
+    # The scores were kept as 32-bit floats: one at the threshold must not fall below it.
+    least = threshold - 1e-6
     for bar, peak in enumerate(peaks):
-        # The scores were kept as 32-bit floats: one at the threshold must not fall below it.
-        paths[peak >= threshold - 1e-6].append(
-            f"M{(bar + 0.5) * step:.1f} {HEIGHT}V{HEIGHT - max(HEIGHT * peak, 1):.1f}"
-        )
+        paths[peak >= least].append(f"M{(bar + 0.5) * step:.1f} {HEIGHT}V{HEIGHT - max(HEIGHT * peak, 1):.1f}")
     return Chart(
         bars="".join(paths[False]),
         flagged="".join(paths[True]),
         bar_width=f"{min(0.75 * step, 8):.2f}",
         line=f"{HEIGHT * (1 - threshold):.1f}",
         n_slices=len(ordered),
-        span=f"z {ordered[0][0]:.0f} to {ordered[-1][0]:.0f} mm" if series.has_z else "",
+        n_flagged=sum(score >= least for score in series.scores),
+        highest=max(series.scores),
+        span=_span(ordered[0][0], ordered[-1][0]) if series.has_z else "",
     )
+
+
+def _span(first: float, last: float) -> str:
+    """Return from which z to which, in whole mm."""
+    return f"z {first:.0f} mm" if round(first) == round(last) else f"z {first:.0f} to {last:.0f} mm"

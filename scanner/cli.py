@@ -532,6 +532,41 @@ def _summary(report: Report, results: Results) -> str:
     )
 
 
+_REREAD_OPTIONS = (
+    click.option(
+        "--state",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Take what this database of a scan knows, in place of a CSV.",
+    ),
+    click.option(
+        "-m", "--model", help="A name from `hemoscan models`, or a card (.json).  [default: that of the scan]"
+    ),
+    click.option(
+        "--threshold",
+        type=click.FloatRange(0, 1),
+        callback=check_finite,
+        help="With --state: probability from which a slice is flagged.  [default: the card's]",
+    ),
+    click.option(
+        "--operating-point",
+        type=click.Choice(["balanced", "sensitive", "specific"]),
+        help="With --state: the threshold of this name.  [default: balanced]",
+    ),
+    click.option(
+        "--calibration",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="With --state: a site's own, as the scan was given.  [default: the card's]",
+    ),
+)
+
+
+def reread_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that name a scan which is over, and its model: see `_reread`."""
+    for option in reversed(_REREAD_OPTIONS):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("results", required=False, type=click.Path(path_type=Path, dir_okay=False), metavar="[RESULTS.csv]")
 @click.option(
@@ -540,28 +575,7 @@ def _summary(report: Report, results: Results) -> str:
     type=click.Path(path_type=Path, dir_okay=False),
     help="The page.  [default: RESULTS.html]",
 )
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Take what this database of a scan knows, in place of a CSV.",
-)
-@click.option("-m", "--model", help="A name from `hemoscan models`, or a card (.json).  [default: that of the scan]")
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1),
-    callback=check_finite,
-    help="With --state: probability from which a slice is flagged.  [default: the card's]",
-)
-@click.option(
-    "--operating-point",
-    type=click.Choice(["balanced", "sensitive", "specific"]),
-    help="With --state: the threshold of this name.  [default: balanced]",
-)
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="With --state: a site's own, as the scan was given.  [default: the card's]",
-)
+@reread_options
 @click.option(
     "--pictures/--no-pictures", default=True, help="Score flagged slices again for pictures that are lacking."
 )
@@ -581,13 +595,7 @@ def report(results: Path | None, output: Path | None, state: Path | None, **opti
     from hemoscan.report import write_report  # noqa: PLC0415
     from hemoscan.results import check_output  # noqa: PLC0415
 
-    if results is not None and state is not None:
-        raise OptionError("RESULTS.csv and --state both name a scan; legal: one of them")
-    for name in ("threshold", "operating_point", "calibration"):
-        if state is None and options[name] is not None:
-            raise OptionError(f"--{name.replace('_', '-')}: a CSV has its flags; legal: with --state")
-    results = results or Path(DEFAULT_OUTPUT)
-    output = output or results.with_suffix(".html")
+    output = output or (results or Path(DEFAULT_OUTPUT)).with_suffix(".html")
     check_output(output)
 
     with _reread(results, state, options) as (model, found):
@@ -611,11 +619,11 @@ def report(results: Path | None, output: Path | None, state: Path | None, **opti
     metavar="DIR",
     help="Folder of the objects; each study has one in it.",
 )
-@click.option("-m", "--model", help="A name from `hemoscan models`, or a card (.json).  [default: that of the scan]")
+@reread_options
 @device_option
 @precision_option
-def objects(results: Path | None, output: Path, **options: Any) -> None:
-    """Make DICOM objects of the studies flagged in RESULTS.csv (hemoscan.csv), for a PACS.
+def objects(results: Path | None, output: Path, state: Path | None, **options: Any) -> None:
+    """Make DICOM objects of the studies flagged in RESULTS.csv (hemoscan.csv), or by its state, for a PACS.
 
     A Structured Report a study, and a Secondary Capture with heatmap a flagged slice. They hold patient and study as
     the slices do. What is in the folder, or was sent by `storescu --rename`, is not made again.
@@ -626,7 +634,7 @@ def objects(results: Path | None, output: Path, **options: Any) -> None:
 
     check_extra()
 
-    with _reread(results or Path(DEFAULT_OUTPUT), None, options) as (model, found):
+    with _reread(results, state, options) as (model, found):
         written = write_objects(found, model, output, load=_loader(options))
     click.echo(
         f"{written.studies} flagged studies in {output}: {written.reports} new reports, {written.captures} new"
@@ -637,14 +645,20 @@ def objects(results: Path | None, output: Path, **options: Any) -> None:
 
 
 @contextlib.contextmanager
-def _reread(results: Path, state: Path | None, options: dict[str, Any]) -> Iterator[tuple[Model, Reread]]:
+def _reread(results: Path | None, state: Path | None, options: dict[str, Any]) -> Iterator[tuple[Model, Reread]]:
     """Yield what a scan left behind, and the model that it was scored by."""
+    if results is not None and state is not None:
+        raise OptionError("RESULTS.csv and --state both name a scan; legal: one of them")
+    for name in ("threshold", "operating_point", "calibration"):
+        if state is None and options[name] is not None:
+            raise OptionError(f"--{name.replace('_', '-')}: a CSV has its flags; legal: with --state")
     from hemoscan import reread  # noqa: PLC0415
     from hemoscan.card import find_model  # noqa: PLC0415
     from hemoscan.lock import locked  # noqa: PLC0415
     from hemoscan.state import State  # noqa: PLC0415
 
     if state is None:
+        results = results or Path(DEFAULT_OUTPUT)
         record = reread.read_record(results)
         model = find_model(options["model"] or str(record["arguments"].get("model", record["model"])))
         if model.card.sha256 != record["sha256"]:

@@ -2,50 +2,60 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from functools import lru_cache
+from typing import IO
 
 import numpy as np
+import png
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-# Colours of matplotlib's plasma at equal steps: their lightness rises evenly, also for the colour-blind.
-PLASMA = ((13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33))
-# Fixed, not each slice's own: colours of two slices can be compared. Logits, from the bottom of the scale to its top.
-SCALE = (0.0, 32.0)
+# Colours of the upper half of matplotlib's plasma at equal steps: their lightness rises, also for the colour-blind. The
+# lower half is darker than brain: laid over it, it would look like a hypodensity.
+PLASMA = ((204, 71, 120), (230, 108, 92), (248, 149, 64), (253, 197, 39), (240, 249, 33))
+# Fixed, not each slice's own: colours of two slices can be compared. Logits, from the bottom of the scale to its top,
+# whose colour is also that of all above.
+SCALE = (0.0, 16.0)
 # Of the colour: rises from none at the bottom of the scale to this at a quarter of it, and stays.
-OPACITY = 0.45
+OPACITY = 0.4
 OVERLAY_NOTICE = "FOR RESEARCH USE ONLY, NOT FOR DIAGNOSIS"
 
 _SIDE = 448
 _BAR = 76
 _LINE = 22
+# PNG, 9.2: filter type; 11.2.2: colour type.
+_UP, _RGB = 2, 2
 
 
-def upsample(activation: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Return a map of shape (h, w) as one of shape (size, size), bilinear with half-pixel centres."""
-    image = Image.fromarray(np.ascontiguousarray(activation, np.float32))
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+def colour(activation: NDArray[np.float32], size: tuple[int, int] | None = None) -> Image.Image:
+    """Return a map of shape (h, w), in logits, as a picture in RGBA: nothing at the bottom of `SCALE` and below.
 
+    `size` is the picture's (width, height), to which the map is brought bilinearly, with half-pixel centres; None:
+    the map's own.
 
-def colour(activation: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return a map of any shape, in logits, as RGBA: nothing at the bottom of `SCALE` and below.
-
-    >>> colour(np.float32([[-3.0, 99.0]]))[0].tolist()
-    [[13, 8, 135, 0], [240, 249, 33, 114]]
+    >>> np.asarray(colour(np.float32([[-3.0, 99.0]])))[0].tolist()
+    [[204, 71, 120, 0], [240, 249, 33, 102]]
     """
     low, high = SCALE
-    share = np.clip((np.nan_to_num(activation) - low) / (high - low), 0, 1)
-    found: NDArray[np.uint8] = _colours()[(255 * share + 0.5).astype(np.uint8)]
-    return found
+    values = np.clip(np.nan_to_num(activation, nan=low), -1e6, 1e6)  # what lies between neighbours stays finite
+    # Pillow cuts off what is behind the point, hence the half, and what is below 0 or above 255.
+    image = Image.fromarray((255 * (values - low) / (high - low) + 0.5).astype(np.float32))
+    if size is not None:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    found = image.convert("L")
+    found.putpalette(_palette(), "RGBA")
+    return found.convert("RGBA")
 
 
 @lru_cache(maxsize=1)
-def _colours() -> NDArray[np.uint8]:
-    """Return the scale in 256 steps, RGBA, of shape (256, 4)."""
+def _palette() -> bytes:
+    """Return the scale in 256 steps, RGBA."""
     share = np.linspace(0, 1, 256)
     steps = np.linspace(0, 1, len(PLASMA))
     channels = [np.interp(share, steps, [stop[channel] for stop in PLASMA]) for channel in range(3)]
-    return np.stack([*channels, 255 * OPACITY * np.minimum(4 * share, 1)], axis=-1).astype(np.uint8)
+    return np.stack([*channels, 255 * OPACITY * np.minimum(4 * share, 1)], axis=-1).astype(np.uint8).tobytes()
 
 
 def grey(image: NDArray[np.uint8], limits: tuple[float, float]) -> Image.Image:
@@ -78,12 +88,25 @@ def draw_overlay(
     """
     picture = _frame().copy()
     picture.paste(grey(image, limits).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
-    heat = Image.fromarray(colour(upsample(activation, _SIDE)))
-    picture.paste(heat.convert("RGB"), (0, 0), heat.getchannel("A"))
+    heat = colour(activation, (_SIDE, _SIDE))
+    picture.paste(heat, mask=heat)
     low, high = limits
     text = f"{caption} · {low:g} to {high:g} HU"
     ImageDraw.Draw(picture).text((6, _SIDE + _LINE), text, fill="white", font=_font(14))
     return picture
+
+
+def write_png(picture: Image.Image, file: IO[bytes]) -> None:
+    """Write an RGB picture as PNG (W3C, Portable Network Graphics), each row as its difference from the one above.
+
+    Pillow tries all filters on every row, which takes twice as long for files no smaller.
+    """
+    pixels = np.asarray(picture).reshape(picture.height, -1)
+    rows = np.full((picture.height, 1 + pixels.shape[1]), _UP, np.uint8)
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    header = struct.pack(">2I5B", picture.width, picture.height, 8, _RGB, 0, 0, 0)
+    png.write_chunks(file, [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")])
 
 
 @lru_cache(maxsize=1)
@@ -106,12 +129,13 @@ def _draw_scale(picture: Image.Image, draw: ImageDraw.ImageDraw) -> None:
     low, high = SCALE
     top, bottom = 56, _SIDE - 24
     values = np.linspace(high, low, bottom - top, dtype=np.float32)
-    bar = Image.fromarray(np.repeat(colour(values[:, None]), 14, axis=1))
+    bar = colour(np.repeat(values[:, None], 14, axis=1))
     ground = Image.new("RGB", bar.size, (96, 96, 96))
-    ground.paste(bar.convert("RGB"), (0, 0), bar.getchannel("A"))
+    ground.paste(bar, mask=bar)
     picture.paste(ground, (_SIDE + 8, top))
     font = _font(12)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
-        draw.text((_SIDE + 27, y), f"{low + share * (high - low):g}", fill="white", font=font, anchor="lm")
+        more = "+" if share == 1 else ""
+        draw.text((_SIDE + 27, y), f"{low + share * (high - low):g}{more}", fill="white", font=font, anchor="lm")
     draw.text((_SIDE + 8, 8), "activation,\nlogits", fill="white", font=font)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from hemoscan import NOTICE, __version__
 from hemoscan.aggregate import Study, study_of
@@ -253,7 +252,7 @@ def _legend() -> str:
     """Return the colours of the scale as base64 of a PNG."""
     content = io.BytesIO()
     values = np.linspace(*SCALE, 160, dtype=np.float32)
-    Image.fromarray(np.repeat(colour(values[None]), 8, axis=0)).save(content, "PNG")
+    colour(np.repeat(values[None], 8, axis=0)).save(content, "PNG")
     return base64.b64encode(content.getvalue()).decode("ascii")
 
 

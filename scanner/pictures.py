@@ -22,7 +22,7 @@ from PIL import Image
 
 from hemoscan.card import Card, InputSpec
 from hemoscan.errors import OptionError, OutputError
-from hemoscan.heatmap import colour, draw_overlay, grey, upsample
+from hemoscan.heatmap import colour, draw_overlay, grey, write_png
 from hemoscan.outputs import write_atomically
 from hemoscan.slices import PROBABILITY_DIGITS, Row
 from hemoscan.text import to_bytes
@@ -134,7 +134,7 @@ class Pictures:
         if self._thumbnails:
             side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
             picture = grey(image, self._spec.limits).resize(side, Image.Resampling.LANCZOS)
-            heat = Image.fromarray(colour(upsample(activation, HEAT_SIDE)))
+            heat = colour(activation, (HEAT_SIDE, HEAT_SIDE))
             self._store.execute(
                 "INSERT OR REPLACE INTO pictures VALUES (?, ?, ?)", (self.key(row), _webp(picture), _webp(heat))
             )
@@ -143,7 +143,7 @@ class Pictures:
         caption = f"{self._card.name}: {row.probability:.3f}"
         overlay = draw_overlay(image, activation, self._spec.limits, caption)
         name = overlay_name(row)
-        write_atomically(folder / name, lambda file: overlay.save(file, "PNG", compress_level=1))
+        write_atomically(folder / name, lambda file: write_png(overlay, file))
         self._overlays.add(name)
 
     def _load(self, page: Path) -> None:

@@ -64,7 +64,7 @@ def slice_and_map(seed: int = 0) -> tuple[Any, Any]:
     image = np.where(radius < 0.4, 32.0, np.where(radius < 0.44, 70, 0))
     image[np.hypot(rows + 0.1, columns - 0.12) < 0.07] = 62
     activation = np.full((7, 7), -2, np.float32)
-    activation[2:4, 4:6] = 20 + seed % 7
+    activation[2:4, 4:6] = 8 + seed % 7
     return image.astype(np.uint8), activation
 
 
