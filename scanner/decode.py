@@ -92,13 +92,15 @@ def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> li
 
 def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
     from hemoscan.content import content_notes  # noqa: PLC0415
-    from hemoscan.preprocess import preprocess  # noqa: PLC0415
+    from hemoscan.preprocess import focus, whole_field  # noqa: PLC0415
 
     rows, columns = frame.hu.shape
     notes = frame.notes if rows == columns else (*frame.notes, f"padded to a square from {rows} x {columns}")
-    image = preprocess(frame.hu, spec)
-    notes += content_notes(image if spec == BRAIN else preprocess(frame.hu, BRAIN))
-    return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=image)
+    field = whole_field(frame.hu, spec)
+    # The content is judged on the whole field of view, through which most cards, such as BRAIN's, look at it anyway.
+    same = field.shape == (BRAIN.size, BRAIN.size) and spec.limits == BRAIN.limits
+    notes += content_notes(field if same else whole_field(frame.hu, BRAIN))
+    return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=focus(field, spec))
 
 
 def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:
@@ -126,7 +128,7 @@ def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOp
     from hemoscan.intended import header_notes  # noqa: PLC0415
 
     try:
-        frame = read_frame(header, index, repair_12_bit=options.repair_12_bit)
+        frame = read_frame(header, index, blank.identity, repair_12_bit=options.repair_12_bit)
         frame = replace(frame, notes=(*header_notes(header, index), *frame.notes))
         return _ready(blank, frame, options.spec)
     except NotForModelError as error:
