@@ -31,6 +31,8 @@ class DecodeOptions:
     """Centre and width, HU, that a stretched PNG or JPEG spans; None: told by the values."""
     repair_12_bit: bool = True
     """Whether wrapped 12-bit values are unwrapped."""
+    most_frames: int | None = None
+    """Frames of a file to decode at a time, see `Decoded.more`; None: all, however much memory they take."""
 
 
 def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded]:
@@ -46,7 +48,7 @@ def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded
         reason = f"cannot be read: {str(error) or type(error).__name__}"
         return [replace(blank, status=ERROR, reason=reason, passing=passing)]
     if kind == DICOM:
-        return _decode_dicom(content, blank, options)
+        return _decode_dicom(content, blank, options, entry.frames_done)
     if kind == RASTER:
         return _decode_raster(content, blank, options)
     reason = "an archive within an archive" if kind == ZIP else f"{kind}, no image that the model takes"
@@ -103,7 +105,7 @@ def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
     return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=focus(field, spec))
 
 
-def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:
+def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions, first: int) -> list[Decoded]:
     from hemoscan.dicom import check_eligible, count_frames, identify, read_header  # noqa: PLC0415
     from hemoscan.intended import check_body_part  # noqa: PLC0415
 
@@ -119,8 +121,12 @@ def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> lis
         return [replace(blank, status=ERROR, reason=str(error))]
     except Exception as error:  # a file must never end the run, whatever a header holds
         return [replace(blank, status=ERROR, reason=f"header cannot be read: {type(error).__name__}")]
-    found = (_decode_frame(header, index, blank, options) for index in range(frames))
-    return [replace(decoded, last=index == frames - 1) for index, decoded in enumerate(found)]
+    end = frames if options.most_frames is None else min(first + options.most_frames, frames)
+    found = [replace(_decode_frame(header, index, blank, options), last=False) for index in range(first, end)]
+    if not found:
+        return [replace(blank, status=ERROR, reason=f"the file was changed: it has {frames} frames now")]
+    found[-1] = replace(found[-1], last=True) if end == frames else replace(found[-1], more=end)
+    return found
 
 
 def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOptions) -> Decoded:
