@@ -73,6 +73,8 @@ def show_progress(quiet: bool, paths: Sequence[Path], limit: int | None = None) 
         count = None if bar.disable else _Count(paths, limit)
 
         def show(report: Report) -> None:
+            if bar.disable:  # tqdm would format its figures all the same
+                return
             if count is not None and count.total is not None:
                 bar.total = max(count.total - report.known, 0)
             bar.set_postfix(flagged=report.flagged, errors=report.counts["error"], refresh=False)

@@ -7,6 +7,8 @@ tell a head scanned for another reason from one that was scanned for a bleed.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -61,14 +63,26 @@ def content_notes(frame: NDArray[np.uint8]) -> tuple[str, ...]:
 
 def _ring(frame: NDArray[np.uint8], head: NDArray[np.bool_]) -> float:
     """Return the share of directions, seen from the head's centre, that meet bone."""
-    row, column = (float(places.mean()) for places in np.nonzero(head))
-    angle = np.linspace(0, 2 * np.pi, RAYS, endpoint=False)[:, None]
-    distance = np.arange(frame.shape[0])
-    rows = np.round(row + np.sin(angle) * distance).astype(np.intp)
-    columns = np.round(column + np.cos(angle) * distance).astype(np.intp)
+    down, across = _rays(frame.shape[0])
+    row, column = (_middle(head.sum(axis=axis)) for axis in (1, 0))
+    rows = np.round(row + down).astype(np.intp)
+    columns = np.round(column + across).astype(np.intp)
     inside = (rows >= 0) & (rows < frame.shape[0]) & (columns >= 0) & (columns < frame.shape[1])
     values = frame[np.where(inside, rows, 0), np.where(inside, columns, 0)]
     return float((inside & (values >= BONE)).any(axis=1).mean())
+
+
+def _middle(counts: NDArray[np.integer]) -> float:
+    """Return the mean place of what is counted along a side."""
+    return float((counts * np.arange(len(counts))).sum() / counts.sum())
+
+
+@lru_cache(maxsize=8)
+def _rays(length: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return rows and columns of points up to `length` away in every direction, each of shape (RAYS, length)."""
+    angle = np.linspace(0, 2 * np.pi, RAYS, endpoint=False)[:, None]
+    distance = np.arange(length)
+    return np.sin(angle) * distance, np.cos(angle) * distance
 
 
 def _filled(part: NDArray[np.bool_]) -> NDArray[np.bool_]:

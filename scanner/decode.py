@@ -31,6 +31,8 @@ class DecodeOptions:
     """Centre and width, HU, that a stretched PNG or JPEG spans; None: told by the values."""
     repair_12_bit: bool = True
     """Whether wrapped 12-bit values are unwrapped."""
+    most_frames: int | None = None
+    """Frames of a file to decode at a time, see `Decoded.more`; None: all, however much memory they take."""
 
 
 def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded]:
@@ -46,7 +48,7 @@ def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded
         reason = f"cannot be read: {str(error) or type(error).__name__}"
         return [replace(blank, status=ERROR, reason=reason, passing=passing)]
     if kind == DICOM:
-        return _decode_dicom(content, blank, options)
+        return _decode_dicom(content, blank, options, entry.frames_done)
     if kind == RASTER:
         return _decode_raster(content, blank, options)
     reason = "an archive within an archive" if kind == ZIP else f"{kind}, no image that the model takes"
@@ -92,16 +94,18 @@ def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> li
 
 def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
     from hemoscan.content import content_notes  # noqa: PLC0415
-    from hemoscan.preprocess import preprocess  # noqa: PLC0415
+    from hemoscan.preprocess import focus, whole_field  # noqa: PLC0415
 
     rows, columns = frame.hu.shape
     notes = frame.notes if rows == columns else (*frame.notes, f"padded to a square from {rows} x {columns}")
-    image = preprocess(frame.hu, spec)
-    notes += content_notes(image if spec == BRAIN else preprocess(frame.hu, BRAIN))
-    return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=image)
+    field = whole_field(frame.hu, spec)
+    # The content is judged on the whole field of view, through which most cards, such as BRAIN's, look at it anyway.
+    same = field.shape == (BRAIN.size, BRAIN.size) and spec.limits == BRAIN.limits
+    notes += content_notes(field if same else whole_field(frame.hu, BRAIN))
+    return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=focus(field, spec))
 
 
-def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> list[Decoded]:
+def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions, first: int) -> list[Decoded]:
     from hemoscan.dicom import check_eligible, count_frames, identify, read_header  # noqa: PLC0415
     from hemoscan.intended import check_body_part  # noqa: PLC0415
 
@@ -117,8 +121,12 @@ def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions) -> lis
         return [replace(blank, status=ERROR, reason=str(error))]
     except Exception as error:  # a file must never end the run, whatever a header holds
         return [replace(blank, status=ERROR, reason=f"header cannot be read: {type(error).__name__}")]
-    found = (_decode_frame(header, index, blank, options) for index in range(frames))
-    return [replace(decoded, last=index == frames - 1) for index, decoded in enumerate(found)]
+    end = frames if options.most_frames is None else min(first + options.most_frames, frames)
+    found = [replace(_decode_frame(header, index, blank, options), last=False) for index in range(first, end)]
+    if not found:
+        return [replace(blank, status=ERROR, reason=f"the file was changed: it has {frames} frames now")]
+    found[-1] = replace(found[-1], last=True) if end == frames else replace(found[-1], more=end)
+    return found
 
 
 def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOptions) -> Decoded:
@@ -126,7 +134,7 @@ def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOp
     from hemoscan.intended import header_notes  # noqa: PLC0415
 
     try:
-        frame = read_frame(header, index, repair_12_bit=options.repair_12_bit)
+        frame = read_frame(header, index, blank.identity, repair_12_bit=options.repair_12_bit)
         frame = replace(frame, notes=(*header_notes(header, index), *frame.notes))
         return _ready(blank, frame, options.spec)
     except NotForModelError as error:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from pydicom.dataset import Dataset
 
 
@@ -38,7 +38,7 @@ def numbers(header: Dataset, keyword: str) -> list[float]:
         found = [float(value) for value in values(header, keyword)]
     except (TypeError, ValueError):
         return []
-    return found if np.isfinite(found).all() else []
+    return found if all(map(math.isfinite, found)) else []
 
 
 def number(header: Dataset, keyword: str) -> float | None:

@@ -35,14 +35,23 @@ def preprocess(hu: NDArray[np.floating] | NDArray[np.integer], spec: InputSpec) 
     numpy.ndarray
         Shape (size, size), uint8: whole HU within the card's window.
     """
+    return focus(whole_field(hu, spec), spec)
+
+
+def whole_field(hu: NDArray[np.floating] | NDArray[np.integer], spec: InputSpec) -> NDArray[np.uint8]:
+    """Do the first part of `preprocess`: the whole field of view, clipped and resized, level and head as they are."""
     low, high = spec.limits
     # NaN marks no measurement; it is padding, as fmax has it.
     clipped = np.fmin(np.fmax(hu, low), high).astype(np.uint8)
-    frame = resize_bilinear(pad_square(clipped, int(low)), FRAME if spec.crop else spec.size)
+    return resize_bilinear(pad_square(clipped, int(low)), FRAME if spec.crop else spec.size)
+
+
+def focus(frame: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Do the second part of `preprocess`, with what the first one returned."""
     if spec.tissue is not None:
         frame = align_tissue(frame, spec.tissue, spec.limits)
     if spec.crop:
-        frame = resize_bilinear(cut_out(frame, head_box(frame), int(low)), spec.size)
+        frame = resize_bilinear(cut_out(frame, head_box(frame), int(spec.limits[0])), spec.size)
     return frame
 
 
@@ -65,8 +74,8 @@ def resize_bilinear(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return image
     row_low, row_high, row_part = _taps(image.shape[0], size)
     low, high, part = _taps(image.shape[1], size)
-    upper = _blend(image[row_low], low, high, part)
-    lower = _blend(image[row_high], low, high, part)
+    upper = _blend(image.take(row_low, 0), low, high, part)
+    lower = _blend(image.take(row_high, 0), low, high, part)
     resized = upper + (lower - upper) * row_part[:, None]
     return (resized + np.float32(0.5)).astype(np.uint8)
 
@@ -75,8 +84,8 @@ def _blend(
     rows: NDArray[np.uint8], low: NDArray[np.intp], high: NDArray[np.intp], part: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Interpolate along the columns of an image of shape (size, columns)."""
-    left = rows[:, low].astype(np.float32)
-    return left + (rows[:, high].astype(np.float32) - left) * part
+    left = rows.take(low, 1).astype(np.float32)
+    return left + (rows.take(high, 1).astype(np.float32) - left) * part
 
 
 @lru_cache(maxsize=64)

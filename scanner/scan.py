@@ -37,12 +37,16 @@ from hemoscan.state import Scored, State
 from hemoscan.stopping import Stop
 
 PUBLISH_SECONDS = 30.0
+# Of a large folder, too, something is to be read soon.
+FIRST_PUBLISH_SECONDS = 5.0
 # Rewriting takes at most one part in so many of the time, however long the files have become.
 PUBLISH_SHARE = 20
 FILES_AHEAD_PER_WORKER = 8
 # Batches that wait by the engine, beside the one that it is given.
 BATCHES_AHEAD = 1
 BYTES_AHEAD = 512 * 2**20
+# Of a file: a small one may unpack to thousands, all of which would wait in memory.
+FRAMES_AHEAD = 256
 # Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
 PREPROCESSING_VERSION = 2
 RUNNING, DONE, STOPPED, INTERRUPTED = "running", "done", "out of time", "interrupted"
@@ -140,7 +144,7 @@ def scan(
     progress: Callable[[Report], None] = lambda report: None,
     stop: Stop | None = None,
 ) -> Report:
-    """Score what the state does not know; write the results every 30 s, at the end, and when interrupted.
+    """Score what the state does not know; write the results after 5 s, every 30 s, at the end, and when interrupted.
 
     Parameters
     ----------
@@ -230,7 +234,7 @@ class _Run:
         self._state.use(settings_key(self._job))
         if options.settle:
             self._settling = Settling(self._job.paths, options.settle)
-        due = self._clock + PUBLISH_SECONDS
+        due = self._clock + min(FIRST_PUBLISH_SECONDS, PUBLISH_SECONDS)
         with (
             ThreadPoolExecutor(1, thread_name_prefix="inference") as thread,
             contextlib.closing(_decoded(self._new_entries(thread), options)) as decoded,
@@ -411,14 +415,30 @@ def _decoded(entries: Iterator[Entry], options: ScanOptions) -> Generator[Decode
     """Decode in worker processes, a bounded number of files and bytes ahead, and yield in the entries' order."""
     files_ahead = max(options.workers * FILES_AHEAD_PER_WORKER, 2 * options.batch_size)
     waiting: deque[tuple[list[Entry], Future[list[Decoded]]]] = deque()
-    decoders = DecoderOptions(options.decoding, options.workers, options.file_timeout)
+    decoding = replace(options.decoding, most_frames=FRAMES_AHEAD)
+    decoders = DecoderOptions(decoding, options.workers, options.file_timeout)
     with DecoderPool(decoders) as pool:
         for chunk in _chunks(entries, FILES_PER_TASK if options.workers else 1):
             waiting.append((chunk, pool.submit(chunk)))
             while sum(len(chunk) for chunk, _ in waiting) >= files_ahead or _bytes_held(waiting) > BYTES_AHEAD:
-                yield from waiting.popleft()[1].result()
+                yield from _whole(pool, *waiting.popleft())
         while waiting:
-            yield from waiting.popleft()[1].result()
+            yield from _whole(pool, *waiting.popleft())
+
+
+def _whole(pool: DecoderPool, entries: Sequence[Entry], future: Future[list[Decoded]]) -> Iterator[Decoded]:
+    """Yield what became of entries, with the frames that their task left for others."""
+    remaining = iter(entries)
+    entry = next(remaining)
+    waiting = [*future.result()]
+    waiting.reverse()
+    while waiting:
+        decoded = waiting.pop()
+        yield decoded
+        if decoded.more is not None:
+            waiting += reversed(pool.submit([replace(entry, frames_done=decoded.more)]).result())
+        elif decoded.last:
+            entry = next(remaining, entry)
 
 
 def _in_time(batch: Batch, future: Future[_Inferred | None]) -> Iterator[tuple[Batch, _Inferred]]:

@@ -69,6 +69,8 @@ class Decoded:
     """Why the status is not ok."""
     last: bool = True
     """Whether it is the last of its file."""
+    more: int | None = None
+    """Frames of the file that were decoded so far, if it was left there for another task."""
     passing: bool = False
     """Whether another try may do better with the same file: a share that was away, a machine short of memory."""
 

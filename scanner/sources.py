@@ -48,6 +48,8 @@ class Entry:
     """Of the member in the zip's directory, since two members may have one name; None: found by name."""
     mtime_ns: int | None = None
     """Time of last change, ns since 1970, to tell whether a file has changed; None where unknown."""
+    frames_done: int = 0
+    """Frames that were decoded before, and are passed over."""
 
     @property
     def file(self) -> str:

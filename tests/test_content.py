@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from hemoscan.card import BRAIN
-from hemoscan.content import _filled, content_notes
+from hemoscan.content import _filled, _middle, content_notes
 from hemoscan.phantom import make_phantom
 from hemoscan.preprocess import preprocess
 from hemoscan.slices import BLANK, OUT_OF_DISTRIBUTION
@@ -34,6 +34,12 @@ def test_holes_are_filled_as_scipy_does():
     for share in (0.3, 0.5, 0.7):
         part = ndimage.uniform_filter(rng.random((64, 64)), 3) > share
         np.testing.assert_array_equal(_filled(part), ndimage.binary_fill_holes(part))
+
+
+def test_the_middle_of_a_part_is_the_mean_of_its_places():
+    part = np.random.default_rng(0).random((64, 64)) > 0.7
+    rows, columns = np.nonzero(part)
+    assert (_middle(part.sum(axis=1)), _middle(part.sum(axis=0))) == (rows.mean(), columns.mean())
 
 
 def test_a_head_has_no_note():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, HTJ2KLossless, RLELossless, SecondaryCaptureImageStorage
 
+from hemoscan import preprocess
 from hemoscan.card import BRAIN, RAW, InputSpec
 from hemoscan.decode import DecodeOptions, decode
+from hemoscan.phantom import make_phantom
 from hemoscan.slices import BLANK, BONE_KERNEL, CONTRAST, ERROR, OK, OUT_OF_DISTRIBUTION, SKIPPED, Decoded
 from hemoscan.sources import Entry, Reader
 
@@ -270,3 +273,60 @@ def test_what_no_model_was_trained_for_is_noted_or_skipped(tmp_path: Path):
     (chest,) = decode_file(write(tmp_path, make_ct(tissue(), BodyPartExamined="CHEST")))
     assert (chest.status, chest.image) == (SKIPPED, None)
     assert "BodyPartExamined (0018,0015)" in chest.reason
+
+
+def enhanced(frames: int) -> Dataset:
+    stored = np.stack([np.full((16, 16), 1030 + 10 * number, "<u2") for number in range(frames)])
+    return make_enhanced_ct(
+        stored, intercepts=[-1024.0] * frames, positions=[(0.0, 0.0, 5.0 * n) for n in range(frames)]
+    )
+
+
+def test_frames_come_in_parts_if_asked(tmp_path: Path):
+    entry = write(tmp_path, enhanced(5))
+    whole = decode_file(entry)
+    parts: list[list[Decoded]] = []
+    done: int | None = 0
+    while done is not None:
+        parts.append(decode_file(replace(entry, frames_done=done), most_frames=2))
+        done = parts[-1][-1].more
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert [decoded.last for part in parts for decoded in part] == [False] * 4 + [True]
+    found = [decoded for part in parts for decoded in part]
+    assert [(one.frame, one.identity, one.notes) for one in found] == [
+        (one.frame, one.identity, one.notes) for one in whole
+    ]
+    assert all(np.array_equal(one.image, other.image) for one, other in zip(found, whole, strict=True))
+
+
+def test_frames_that_fit_are_one_part(tmp_path: Path):
+    found = decode_file(write(tmp_path, enhanced(2)), most_frames=2)
+    assert [(decoded.more, decoded.last) for decoded in found] == [(None, False), (None, True)]
+
+
+def test_a_file_that_lost_frames_between_two_parts_is_an_error(tmp_path: Path):
+    (found,) = decode_file(replace(write(tmp_path, enhanced(2)), frames_done=4), most_frames=4)
+    assert (found.status, found.last) == (ERROR, True)
+    assert found.reason == "the file was changed: it has 2 frames now"
+
+
+@pytest.mark.parametrize(("window", "passes"), [(BRAIN.window, 1), ((40.0, 80.0), 2)])
+def test_a_slice_is_clipped_and_resized_once_if_the_card_looks_through_the_window_of_the_content_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: tuple[float, float], passes: int
+):
+    specs: list[InputSpec] = []
+    whole_field = preprocess.whole_field
+
+    def watch(hu: Any, spec: InputSpec) -> Any:
+        specs.append(spec)
+        return whole_field(hu, spec)
+
+    monkeypatch.setattr(preprocess, "whole_field", watch)
+    spec = InputSpec(window=window, size=128, scale=window[1], tissue=30.0, crop=True)
+    head = make_ct(make_phantom(size=256, slices=8).hu[4].astype(int))
+    (found,) = decode_file(write(tmp_path, head), spec=spec)
+    (plain,) = decode_file(write(tmp_path, head), spec=BRAIN)
+    assert len(specs) == passes + 1
+    assert found.notes == plain.notes == ()
+    assert found.image is not None
+    assert found.image.shape == (128, 128)

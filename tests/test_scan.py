@@ -10,6 +10,7 @@ import shutil
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from hemoscan.resilient import Engine, ResilientEngine
 from hemoscan.results import SLICE_COLUMNS, Results
 from hemoscan.scan import Job, Report, ScanOptions
 from hemoscan.selection import UNSETTLED
-from hemoscan.slices import Row
+from hemoscan.slices import Decoded, Row
 from hemoscan.sources import Entry, Reader
 from hemoscan.state import State, default_path
 from hemoscan.stopping import Stop
@@ -349,11 +350,29 @@ def test_results_are_published_on_the_way_and_always_whole(
     assert record_of(tmp_path / "out.csv")["state"] == "done"
 
 
-def test_nothing_is_published_before_its_time(study: Path, tmp_path: Path):
+def test_nothing_is_published_before_its_time(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scan, "FIRST_PUBLISH_SECONDS", 1000.0)
+    monkeypatch.setattr(scan, "PUBLISH_SECONDS", 1000.0)
     published = []
     run([study], tmp_path / "out.csv", MeanEngine(lambda _: published.append((tmp_path / "out.csv").exists())))
     assert not any(published)
     assert (tmp_path / "out.csv").exists()
+
+
+def test_the_first_results_come_sooner_than_the_next(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scan, "FIRST_PUBLISH_SECONDS", 0.0)
+    monkeypatch.setattr(scan, "PUBLISH_SECONDS", 1000.0)
+    published: list[int] = []
+
+    def look(report: Report) -> None:
+        output = tmp_path / "out.csv"
+        published.append(len(rows_of(output)) if output.exists() else 0)
+
+    job = Job([study / "dicom"], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 2, 0), {})
+    with State(tmp_path / "state") as state:
+        scan.scan(job, Results(tmp_path / "out.csv"), state, look)
+    assert published[:2] == [0, 0]
+    assert set(published[2:]) == {2}
 
 
 def test_results_that_cannot_be_written_on_the_way_end_the_scan(
@@ -477,6 +496,32 @@ def test_the_flag_is_that_of_the_written_probability(study: Path, tmp_path: Path
 
     run([study / "png"], tmp_path / "out.csv", JustBelow(), threshold=0.5)
     assert {(row["probability"], row["flag"]) for row in rows_of(tmp_path / "out.csv")} == {("0.500000", "1")}
+
+
+def test_frames_of_a_large_file_are_decoded_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    stored = np.stack([np.full((16, 16), 1024 + 10 * number, "<u2") for number in range(7)])
+    positions = [(0.0, 0.0, 5.0 * number) for number in range(7)]
+    for name in ("a", "b", "d"):
+        file = make_enhanced_ct(stored, intercepts=[-1024.0] * 7, positions=positions)
+        (folder / f"{name}.dcm").write_bytes(to_bytes(file))
+    (folder / "c.txt").write_text("text", encoding="utf-8")
+    run([folder], tmp_path / "whole.csv", workers=2, batch_size=4)
+    monkeypatch.setattr(scan, "FRAMES_AHEAD", 3)
+    lengths: list[int] = []
+    submit = DecoderPool.submit
+
+    def watch(pool: DecoderPool, entries: Sequence[Entry]) -> Future[list[Decoded]]:
+        future = submit(pool, entries)
+        future.add_done_callback(lambda done: lengths.append(len(done.result())))
+        return future
+
+    monkeypatch.setattr(DecoderPool, "submit", watch)
+    run([folder], tmp_path / "parts.csv", workers=2, batch_size=4)
+    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert len(rows_of(tmp_path / "parts.csv")) == 3 * 7 + 1
+    assert sorted(lengths) == [1, 1, 1, 3, 3, 3, 3 * 3 + 1]
 
 
 def test_few_bytes_are_decoded_ahead(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
