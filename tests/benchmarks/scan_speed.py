@@ -244,8 +244,8 @@ of the process and its children.
 
 {table(header, rows)}
 
-{compare(found)}Aims: throughput of the largest at least 0.97 of that of the one before, memory at most 1.05 times as much and under
-1.2 GB, a second scan at least 50 times faster.
+{compare(found)}Aims: throughput of the largest at least 0.97 of that of the one before, memory at most 1.05
+times as much and under 1.2 GB, a second scan at least 50 times faster.
 """,
         )
 
