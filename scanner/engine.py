@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from hemoscan.card import Model
 from hemoscan.devices import autocast
+from hemoscan.graphs import CudaGraph, Graphs
 from hemoscan.networks import collecting_maps, load_classifier
 
 
@@ -20,6 +23,11 @@ class TorchEngine:
         self._precision = precision
         self._architecture = model.card.architecture
         self._classifier = load_classifier(model).to(device)
+        cuda = device.type == "cuda"
+        self._graphs = Graphs(partial(CudaGraph, self._forward, device)) if cuda else None
+        if cuda and precision == "fp32":
+            # Else cuDNN takes TF32, which has the mantissa of fp16, for fp32. Global to the process.
+            torch.backends.cudnn.allow_tf32 = False
 
     def describe(self) -> dict[str, str]:
         """Return name, device and precision, for the run record."""
@@ -32,6 +40,10 @@ class TorchEngine:
         On a CPU one image at a time: there the bits of a logit depend on how many share its batch, and a scan that goes
         on after a kill batches otherwise.
         """
+        replayed = self._graphs.run(images) if self._graphs else None
+        return self._eager(images) if replayed is None else replayed[0].double().numpy()
+
+    def _eager(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         parts = np.split(images, len(images)) if self._device.type == "cpu" else [images]
         with autocast(self._device, self._precision):
             # Apple GPUs have no float64.
@@ -44,6 +56,18 @@ class TorchEngine:
 
         The mean of a map is its logit, within the precision.
         """
+        replayed = self._graphs.run(images) if self._graphs else None
+        if replayed is not None:
+            return replayed[0].double().numpy(), replayed[1].numpy()
         with collecting_maps(self._classifier, self._architecture) as maps:
-            logits = self.logits(images)
+            logits = self._eager(images)
         return logits, torch.cat([part.cpu() for part in maps]).numpy()
+
+    def _forward(self, grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits and maps, on the device, for inputs there."""
+        with (
+            collecting_maps(self._classifier, self._architecture) as maps,
+            autocast(self._device, self._precision),
+        ):
+            logits = self._classifier(grey)
+        return logits, maps[0]

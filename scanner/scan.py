@@ -41,12 +41,13 @@ PUBLISH_SECONDS = 30.0
 FIRST_PUBLISH_SECONDS = 5.0
 # Rewriting takes at most one part in so many of the time, however long the files have become.
 PUBLISH_SHARE = 20
-FILES_AHEAD_PER_WORKER = 8
+# Workers decode while the engine is loaded, which takes a second.
+FILES_AHEAD_PER_WORKER = 64
 # Batches that wait by the engine, beside the one that it is given.
 BATCHES_AHEAD = 1
 BYTES_AHEAD = 512 * 2**20
 # Of a file: a small one may unpack to thousands, all of which would wait in memory.
-FRAMES_AHEAD = 256
+FRAMES_AHEAD = 64
 # Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
 PREPROCESSING_VERSION = 2
 RUNNING, DONE, STOPPED, INTERRUPTED = "running", "done", "out of time", "interrupted"

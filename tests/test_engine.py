@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hemoscan.card import Model
 from hemoscan.engine import TorchEngine
 from hemoscan.errors import CardError
+from hemoscan.graphs import Graphs
 from hemoscan.networks import load_classifier
 from hemoscan.phantom import make_phantom
 from hemoscan.preprocess import preprocess
@@ -107,6 +108,85 @@ def test_changed_weights_are_refused(untrained: Model, tmp_path: Path):
 def test_the_gpu_agrees_with_the_cpu(untrained: Model, scores: NDArray[np.float64], images: NDArray[np.uint8]):
     engine = TorchEngine(untrained, torch.device("cuda"), "fp32")
     np.testing.assert_allclose(sigmoid(engine.logits(images)), sigmoid(scores), rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 2e-2)])
+def test_a_cuda_graph_scores_as_single_calls_do(
+    untrained: Model, scores: NDArray[np.float64], images: NDArray[np.uint8], precision: str, tolerance: float
+):
+    engine = TorchEngine(untrained, torch.device("cuda"), precision)
+    found = [engine.logits_and_maps(images[batch]) for batch in ([0, 1, 2], [2, 1, 0], [1], [0, 1, 2, 0])]
+    for batch, (logits, maps) in zip(([0, 1, 2], [2, 1, 0], [1], [0, 1, 2, 0]), found, strict=True):
+        np.testing.assert_allclose(sigmoid(logits), sigmoid(scores[batch]), rtol=0, atol=tolerance)
+        assert maps.shape == (len(batch), 7, 7)
+        np.testing.assert_allclose(maps.mean((1, 2)), logits, rtol=2e-2, atol=2e-2)
+
+
+class Fake:
+    """Stands for a captured call: a logit is the input's mean."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.size = shape[0]
+
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(images).float().mean((1, 2)), torch.zeros(len(images), 2, 2)
+
+
+def batch_of(count: int) -> NDArray[np.uint8]:
+    return np.arange(count, dtype=np.uint8)[:, None, None] * np.ones((4, 4), np.uint8)
+
+
+def test_a_call_is_captured_once_its_batch_repeats():
+    captured: list[tuple[int, ...]] = []
+
+    def capture(shape: tuple[int, ...]) -> Fake:
+        captured.append(shape)
+        return Fake(shape)
+
+    graphs = Graphs(capture)
+    found = [graphs.run(batch_of(count)) for count in (3, 5, 5, 5, 2, 6, 6)]
+    assert [None if one is None else one[0].tolist() for one in found] == [
+        None,
+        None,
+        [0, 1, 2, 3, 4],
+        [0, 1, 2, 3, 4],
+        [0, 1],
+        None,
+        None,
+    ]
+    assert captured == [(5, 4, 4)]
+
+
+def test_a_call_that_cannot_be_captured_is_tried_once(caplog: pytest.LogCaptureFixture):
+    tried: list[tuple[int, ...]] = []
+
+    def capture(shape: tuple[int, ...]) -> Fake:
+        tried.append(shape)
+        raise RuntimeError("CUDA error: operation not permitted\nmore")
+
+    graphs = Graphs(capture)
+    assert [graphs.run(batch_of(2)) for _ in range(4)] == [None] * 4
+    assert tried == [(2, 4, 4)]
+    assert "CUDA error: operation not permitted" in caplog.text
+
+
+def test_an_engine_takes_what_is_replayed(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch):
+    graphs = Graphs(Fake)
+    graphs.run(batch_of(3))
+    monkeypatch.setattr(engine, "_graphs", graphs)
+    logits, maps = engine.logits_and_maps(batch_of(3))
+    assert engine.logits(batch_of(2)).tolist() == [0, 1]
+    assert (logits.tolist(), logits.dtype, maps.shape) == ([0, 1, 2], np.float64, (3, 2, 2))
+
+
+def test_what_is_captured_gives_logits_and_maps(
+    engine: TorchEngine, scores: NDArray[np.float64], images: NDArray[np.uint8]
+):
+    with torch.inference_mode():
+        logits, maps = engine._forward(torch.from_numpy(images))
+    np.testing.assert_allclose(logits.numpy(), scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(maps.mean((1, 2)).numpy(), scores, rtol=1e-4, atol=1e-5)
 
 
 def test_maps_come_with_the_same_bits_of_the_logits(

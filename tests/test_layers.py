@@ -28,6 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "sources",
             "networks",
             "devices",
+            "graphs",
             "phantom",
             "pictures",
             "ir_cache",

@@ -396,6 +396,7 @@ def test_results_that_cannot_be_written_on_the_way_end_the_scan(
 
 def test_files_are_decoded_ahead_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     workers, batch_size, files = 2, 4, 100
+    monkeypatch.setattr(scan, "FILES_AHEAD_PER_WORKER", 8)
     bound = workers * scan.FILES_AHEAD_PER_WORKER + (1 + scan.BATCHES_AHEAD) * batch_size
     taken = 0
 
@@ -413,7 +414,32 @@ def test_files_are_decoded_ahead_up_to_a_bound(tmp_path: Path, monkeypatch: pyte
     assert batch_size < max(ahead) <= bound
 
 
-def test_rows_without_image_do_not_wait_for_a_batch_without_end(tmp_path: Path):
+def test_a_scan_begins_before_all_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    files, taken, first = 100_000, 0, 0
+
+    def many(paths: Sequence[Path]) -> Iterator[Entry]:
+        nonlocal taken
+        for taken in range(1, files + 1):
+            yield Entry(f"/slice-{taken}")
+
+    def look(report: Report) -> None:
+        nonlocal first
+        first = first or taken
+        if report.scored == 64:
+            stop.signal = 15
+
+    monkeypatch.setattr(scan, "find_entries", many)
+    monkeypatch.setattr(scan, "DecoderPool", partial(DecoderPool, decode=decoders.blank))
+    stop = Stop()
+    job = Job([], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 16, 2), {})
+    with State(tmp_path / "state") as state:
+        scan.scan(job, Results(tmp_path / "out.csv"), state, look, stop)
+    assert 16 <= first < 1000
+    assert len(rows_of(tmp_path / "out.csv")) < 1000
+
+
+def test_rows_without_image_do_not_wait_for_a_batch_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scan, "FILES_AHEAD_PER_WORKER", 8)
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(200):

@@ -1,6 +1,7 @@
 """What int8 would give in OpenVINO: speed and parity of the model after NNCF's post-training quantisation.
 
-usage: python tests/benchmarks/int8.py DATA [--model NAME] [--calibration 300] [--slices 300] [--write docs/performance.md]
+usage: python tests/benchmarks/int8.py DATA [--model NAME] [--calibration 300] [--slices 300]
+                                       [--write docs/performance.md]
 
 Needs `pip install nncf`, which hemoscan itself does not. Calibrated on training slices, compared with fp32 on the first
 validation slices. NNCF and OpenVINO send nothing: the package that would, openvino-telemetry, is kept from them.
@@ -9,37 +10,32 @@ validation slices. NNCF and OpenVINO send nothing: the package that would, openv
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # before NNCF looks for it
-
-import nncf
 import numpy as np
-import openvino as ov
 from parity import HEADER, compare
 from performance import machine_line, table, write_section
 
 from hemoscan.card import find_model
 from hemoscan.ir_cache import cached_ir
+from hemoscan.machine import version_of
+from hemoscan.openvino_runtime import import_openvino
 from hemoscan.trainer.data import load_splits
 from hemoscan.trainer.metrics import probabilities
 
 CONFIG = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "int8, performance preset": {"preset": nncf.QuantizationPreset.PERFORMANCE},
-    "int8, mixed preset": {"preset": nncf.QuantizationPreset.MIXED},
-    "int8, mixed preset, exact bias correction": {
-        "preset": nncf.QuantizationPreset.MIXED,
-        "fast_bias_correction": False,
-    },
+    "int8, performance preset": {"preset": "performance"},
+    "int8, mixed preset": {"preset": "mixed"},
+    "int8, mixed preset, exact bias correction": {"preset": "mixed", "fast_bias_correction": False},
 }
 
 
-def score(model: ov.Model, images: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return probabilities, and slices per second of CPU time: what else the machine does leaves that about as it is."""
+def score(model: Any, images: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return probabilities, and slices per second of CPU time, which other work on the machine changes little."""
+    ov = import_openvino()
     queue = ov.AsyncInferQueue(ov.Core().compile_model(model, "CPU", CONFIG))
     logits = np.empty(len(images))
 
@@ -56,6 +52,15 @@ def score(model: ov.Model, images: np.ndarray) -> tuple[np.ndarray, float]:
     return probabilities(logits), len(images) / (time.process_time() - started)
 
 
+def quantise(model: Any, images: np.ndarray, *, preset: str, **options: Any) -> Any:
+    import_openvino()  # NNCF, too, then finds nothing to send with
+    import nncf
+
+    calibration = nncf.Dataset(list(images), lambda image: image[None])
+    chosen = nncf.QuantizationPreset(preset)
+    return nncf.quantize(model.clone(), calibration, preset=chosen, subset_size=len(images), **options)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
@@ -68,20 +73,20 @@ def main() -> None:
     size, threshold = model.card.input.size, model.card.threshold
     training, validation = load_splits(options.data, model.card.input, limit=max(options.calibration, options.slices))
     images, labels = validation.images[: options.slices], validation.labels[: options.slices]
-    fp32 = ov.Core().read_model(*cached_ir(model, print))
+    fp32 = import_openvino().Core().read_model(*cached_ir(model, print))
     fp32.reshape([1, size, size])
     reference, rate = score(fp32, images)
     rows = [["openvino", "fp32", *compare(reference, reference, labels, threshold), f"{rate:.1f}", "1.00"]]
-    calibration = nncf.Dataset(list(training.images[: options.calibration]), lambda image: image[None])
     for name, variant in VARIANTS.items():
-        quantised = nncf.quantize(fp32.clone(), calibration, subset_size=options.calibration, **variant)
+        quantised = quantise(fp32, training.images[: options.calibration], **variant)
         found, int8_rate = score(quantised, images)
         row = ["openvino", name, *compare(reference, found, labels, threshold)]
         rows.append([*row, f"{int8_rate:.1f}", f"{int8_rate / rate:.2f}"])
         print(rows[-1], flush=True)
     command = f"--model {options.model} --calibration {options.calibration} --slices {options.slices}"
     text = f"""## int8, which hemoscan does not offer
-`python tests/benchmarks/int8.py DATA {command} --write docs/performance.md`: {machine_line()}, nncf {nncf.__version__}.
+`python tests/benchmarks/int8.py DATA {command} --write docs/performance.md`: {machine_line()},
+nncf {version_of("nncf")}.
 
 NNCF's post-training quantisation, calibrated on {options.calibration} training slices, beside OpenVINO in fp32, on the
 first validation slices; slices per second of CPU time.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import statistics
 import subprocess
@@ -67,6 +68,8 @@ class Benchmark:
     outputs: Path
     """Folder of what the ways write."""
     write: Path | None
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Of the outputs: no two scans share one, so none finds what another knows."""
     load: float = field(default_factory=lambda: os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"))
 
     def publish(self, section: str, text: str) -> None:
@@ -78,7 +81,8 @@ class Benchmark:
         """Return the line that says by what and on what a section was measured."""
         command = f"--parts {part} --model {self.model} --rounds {self.rounds}{more}"
         return f"""`python tests/benchmarks/scan_speed.py {command} --write docs/performance.md`:
-{machine_line()}; load average {self.load:.1f} before the start: so many other processes wanted the cores."""
+{machine_line()}; load average {self.load:.1f} before the
+start: so many other processes wanted the cores."""
 
     def scan(self, folder: Path, output: Path, count: int) -> Ran:
         """Scan; raises SystemExit unless every slice has a score."""
@@ -91,14 +95,14 @@ class Benchmark:
             raise SystemExit(f"{output}: {scored(output)} slices of {count} have a score")
         return ran
 
-    def scans(self, folder: Path, count: int, rounds: int) -> list[Ran]:
-        """Scan as if for the first time, so many times."""
+    def scans(self, folder: Path, count: int, rounds: int) -> tuple[list[Ran], Path]:
+        """Scan so many times, each as if for the first time; return what that took, and the last output."""
         found = []
-        for number in range(rounds):
-            output = self.outputs / f"{folder.name}-{number}.csv"
+        for _ in range(rounds):
+            output = self.outputs / f"{next(self.numbers)}.csv"
             found.append(self.scan(folder, output, count))
             print(f"  {folder.name}: {found[-1]}", flush=True)
-        return found
+        return found, output
 
 
 def scored(output: Path) -> int:
@@ -168,7 +172,7 @@ def ways(benchmark: Benchmark, format_: str) -> Iterator[tuple[str, Ran | None]]
     yield "script", run([*peer, "script", folder, card, benchmark.outputs / "script.csv"])
     monai = find_spec("monai") is not None
     yield "MONAI", run([*peer, "monai", folder, card, benchmark.outputs / "monai.csv"]) if monai else None
-    yield "hemoscan scan", middle(benchmark.scans(folder, benchmark.slices, benchmark.rounds))
+    yield "hemoscan scan", middle(benchmark.scans(folder, benchmark.slices, benchmark.rounds)[0])
 
 
 def measure_formats(benchmark: Benchmark) -> None:
@@ -221,8 +225,8 @@ def measure_growth(benchmark: Benchmark) -> None:
     for count in benchmark.growth:
         folder = slices(benchmark.work, "uncompressed", count)
         # A large folder takes long enough for one round to tell.
-        ran = middle(benchmark.scans(folder, count, benchmark.rounds if count <= 500 else 1))
-        known = benchmark.outputs / f"{folder.name}-0.csv"
+        runs, known = benchmark.scans(folder, count, benchmark.rounds if count <= 500 else 1)
+        ran = middle(runs)
         again = median_seconds(lambda f=folder, k=known, n=count: benchmark.scan(f, k, n), benchmark.rounds)  # type: ignore[misc]
         found[count] = ran
         figures = [f"{ran.seconds:.1f}", f"{count / ran.seconds:.1f}", f"{ran.peak_mib:.0f}"]
@@ -240,8 +244,8 @@ of the process and its children.
 
 {table(header, rows)}
 
-{compare(found)}Aims: throughput of the largest at least 0.97 of that of the one before, memory at most 1.05 times as
-much and under 1.2 GB, a second scan at least 50 times faster.
+{compare(found)}Aims: throughput of the largest at least 0.97 of that of the one before, memory at most 1.05
+times as much and under 1.2 GB, a second scan at least 50 times faster.
 """,
         )
 
@@ -252,15 +256,15 @@ def compare(found: dict[int, Ran]) -> str:
         return ""
     (few, before), (many, last) = list(found.items())[-2:]
     rate = (many / last.seconds) / (few / before.seconds)
-    return f"""Throughput at {many:,} slices is {rate:.3f} of that at {few:,}, peak memory
-{last.peak_mib / before.peak_mib:.3f} times as much. """
+    memory = last.peak_mib / before.peak_mib
+    return f"Throughput at {many:,} slices is {rate:.3f} of that at {few:,}, peak memory {memory:.3f} times as much.\n"
 
 
 def measure_start(benchmark: Benchmark) -> None:
     """Measure what a user waits for at least: section `start`."""
     helped = median_seconds(lambda: run([sys.executable, "-m", "hemoscan", "--help"]), 5 * benchmark.rounds)
     one = slices(benchmark.work, "uncompressed", 1)
-    found = benchmark.scans(one, 1, 5 * benchmark.rounds)
+    found, _ = benchmark.scans(one, 1, 5 * benchmark.rounds)
     times = sorted(ran.seconds for ran in found)
     benchmark.publish(
         "start",
