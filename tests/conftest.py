@@ -7,15 +7,18 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 # Before torch: networks here are tiny, and threads that wait for each other on a busy machine are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from command_line import MappingEngine
 
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.dicom import configure_pydicom
+from hemoscan.phantom import make_phantom, write_dicom
 
 DATA_SET = "unibuc-brain-ad"
 LABEL_FILES = ("train_labels.txt", "*/train_labels.txt")
@@ -125,3 +128,24 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Model:
     )
     (folder / "untrained.json").write_text(card.to_json(), encoding="utf-8")
     return Model(card, folder)
+
+
+@pytest.fixture
+def card_path(untrained: Model) -> Path:
+    return untrained.folder / "untrained.json"
+
+
+@pytest.fixture
+def mapping_engine(monkeypatch: pytest.MonkeyPatch) -> MappingEngine:
+    """Have commands score by the mean: see `command_line`."""
+    engine = MappingEngine()
+    monkeypatch.setattr("hemoscan.cli._engine", lambda *_: (SimpleNamespace(load=lambda: engine), engine))
+    return engine
+
+
+@pytest.fixture(scope="session")
+def epidural(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of eight slices, some with blood; not to be changed."""
+    folder = tmp_path_factory.mktemp("epidural")
+    write_dicom(make_phantom("epidural", size=64, slices=8), folder)
+    return folder

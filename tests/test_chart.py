@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from hemoscan.chart import HEIGHT, MAX_BARS, WIDTH, Points, draw_chart
 
 
@@ -48,3 +50,10 @@ def test_thousands_of_slices_share_bars_and_lose_no_peak():
     assert len(bars(chart.flagged)) == 1
     assert len(bars(chart.bars)) == MAX_BARS - 1
     assert chart.n_slices == 5000
+
+
+def test_what_is_said_of_the_scores():
+    chart = draw_chart(points((5.0, 1, 0.2), (5.2, 2, 0.7), (5.4, 3, 0.5)), 0.5)
+    assert (chart.n_flagged, chart.n_slices) == (2, 3)
+    assert chart.highest == pytest.approx(0.7)
+    assert chart.span == "z 5 mm", "not from 5 to 5"

@@ -4,46 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner, Result
-from test_scan_pictures import MappingEngine
-
-from hemoscan.card import Model
-from hemoscan.cli import cli
-from hemoscan.phantom import make_phantom, write_dicom
+from command_line import MappingEngine, invoke
 
 
-@pytest.fixture(autouse=True)
-def engine(monkeypatch: pytest.MonkeyPatch) -> MappingEngine:
-    """Scores by the mean: what is tested here is the way to the page."""
-    engine = MappingEngine()
-    monkeypatch.setattr("hemoscan.cli._engine", lambda *_: (SimpleNamespace(load=lambda: engine), engine))
-    return engine
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("study")
-    write_dicom(make_phantom("epidural", size=64, slices=8), folder)
-    return folder
-
-
-@pytest.fixture
-def card_path(untrained: Model) -> Path:
-    return untrained.folder / "untrained.json"
-
-
-def invoke(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
-
-
-def test_a_scan_and_reports_of_it(study: Path, card_path: Path, tmp_path: Path, engine: MappingEngine):
+def test_a_scan_and_reports_of_it(epidural: Path, card_path: Path, tmp_path: Path, mapping_engine: MappingEngine):
     output, state, page = tmp_path / "out.csv", tmp_path / "state.sqlite", tmp_path / "list.html"
     options = ("-m", card_path, "-d", "cpu", "--threshold", "0.4", "--stale-after", "2", "--state", state)
     extras = ("--html", page, "--heatmaps", tmp_path / "maps", "--jsonl", tmp_path / "out.jsonl")
-    result = invoke("scan", study, "-o", output, *options, *extras)
+    result = invoke("scan", epidural, "-o", output, *options, *extras)
     assert result.exit_code == 0, result.output
     assert f"page      {page}" in result.output
     text = page.read_text(encoding="utf-8")
@@ -58,22 +28,24 @@ def test_a_scan_and_reports_of_it(study: Path, card_path: Path, tmp_path: Path, 
     assert f"1 studies, 1 flagged: {tmp_path / 'out.html'}" in result.output
     assert (tmp_path / "out.html").read_text(encoding="utf-8").count("data-picture=") == pictures
 
-    engine.mapped.clear()
+    mapping_engine.mapped.clear()
     result = invoke("report", "--state", state, "-m", card_path, "--threshold", "0", "-o", tmp_path / "state.html")
     assert result.exit_code == 0, result.output
-    assert engine.mapped == [8]
-    engine.mapped.clear()
+    assert mapping_engine.mapped == [8]
+    mapping_engine.mapped.clear()
     result = invoke("report", "--state", state, "-m", card_path, "-o", tmp_path / "none.html", "--no-pictures")
     assert result.exit_code == 0, result.output
-    assert engine.mapped == []
+    assert mapping_engine.mapped == []
 
 
 @pytest.mark.parametrize("folder", [".", "maps"])
-def test_overlays_are_not_laid_where_the_next_scan_would_find_them(study: Path, card_path: Path, folder: str):
-    result = invoke("scan", study, "-m", card_path, "-d", "cpu", "-o", study / "out.csv", "--heatmaps", study / folder)
+def test_overlays_are_not_laid_where_the_next_scan_would_find_them(epidural: Path, card_path: Path, folder: str):
+    result = invoke(
+        "scan", epidural, "-m", card_path, "-d", "cpu", "-o", epidural / "out.csv", "--heatmaps", epidural / folder
+    )
     assert result.exit_code == 2
     assert "lies in what is scanned, so would be scanned; legal: a folder elsewhere" in result.output
-    assert not (study / "maps").exists()
+    assert not (epidural / "maps").exists()
 
 
 @pytest.mark.parametrize(
@@ -97,8 +69,8 @@ def test_wrong_usage_says_what_is_legal(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_report_by_another_model_is_refused(study: Path, card_path: Path, tmp_path: Path):
-    invoke("scan", study, "-m", card_path, "-d", "cpu", "-o", tmp_path / "out.csv")
+def test_a_report_by_another_model_is_refused(epidural: Path, card_path: Path, tmp_path: Path):
+    invoke("scan", epidural, "-m", card_path, "-d", "cpu", "-o", tmp_path / "out.csv")
     record = tmp_path / "out.run.json"
     content = json.loads(record.read_text(encoding="utf-8"))
     record.write_text(json.dumps({**content, "sha256": "1" * 64}), encoding="utf-8")

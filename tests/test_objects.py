@@ -8,24 +8,21 @@ import shutil
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from command_line import MappingEngine, invoke
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ComprehensiveSRStorage, CTImageStorage, SecondaryCaptureImageStorage
-from test_scan_pictures import MappingEngine
 
 from hemoscan import NOTICE
-from hemoscan.card import Model
-from hemoscan.cli import cli
-from hemoscan.phantom import make_phantom, write_dicom
 
 pytest.importorskip("highdicom", reason="the extra `dicom` is not installed")
+pytestmark = pytest.mark.usefixtures("mapping_engine")
 
 NAME, ID = "Doe^Jané", "4711"
 PATIENT = {"PatientName": NAME, "PatientID": ID, "PatientBirthDate": "19500101", "PatientSex": "F"}
@@ -34,33 +31,13 @@ SECRETS = {"PatientAddress": "Elm Street", "InstitutionName": "Elsewhere", "Othe
 TEXT = "FOR RESEARCH USE ONLY, NOT FOR DIAGNOSIS"
 
 
-@pytest.fixture(autouse=True)
-def engine(monkeypatch: pytest.MonkeyPatch) -> MappingEngine:
-    """Scores by the mean: what is tested here is what is made of the scores."""
-    engine = MappingEngine()
-    monkeypatch.setattr("hemoscan.cli._engine", lambda *_: (SimpleNamespace(load=lambda: engine), engine))
-    return engine
-
-
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantom")
-    write_dicom(make_phantom("epidural", size=64, slices=8), folder)
-    return folder
-
-
 @pytest.fixture
-def study(phantom: Path, tmp_path: Path) -> Path:
+def study(epidural: Path, tmp_path: Path) -> Path:
     """A study of a named patient."""
     folder = tmp_path / "study"
-    shutil.copytree(phantom, folder)
+    shutil.copytree(epidural, folder)
     change(folder, SpecificCharacterSet="ISO_IR 100", **PATIENT, **STUDY, **SECRETS)
     return folder
-
-
-@pytest.fixture
-def card_path(untrained: Model) -> Path:
-    return untrained.folder / "untrained.json"
 
 
 def change(folder: Path, **attributes: Any) -> None:
@@ -73,10 +50,6 @@ def change(folder: Path, **attributes: Any) -> None:
                 else:
                     setattr(image, keyword, value)
             image.save_as(path)
-
-
-def invoke(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 def make(study: Path, card: Path, out: Path, threshold: str = "0.4") -> Result:
@@ -142,14 +115,16 @@ def test_a_report_says_what_was_found_by_what_and_where(study: Path, card_path: 
     assert NOTICE in texts
 
 
-def test_captures_are_of_the_flagged_slices(study: Path, card_path: Path, tmp_path: Path, engine: MappingEngine):
+def test_captures_are_of_the_flagged_slices(
+    study: Path, card_path: Path, tmp_path: Path, mapping_engine: MappingEngine
+):
     make(study, card_path, tmp_path / "out")
     captures = read(tmp_path / "out", "SC.*.dcm")
     (report,) = read(tmp_path / "out", "SR.*.dcm")
     images = [item for item in items(report) if item.ValueType == "IMAGE"]
     sources = [each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in captures]
     assert sources == [item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in images[: len(captures)]]
-    assert sum(engine.mapped) == len(captures)
+    assert sum(mapping_engine.mapped) == len(captures)
     for capture in captures:
         assert capture.SOPClassUID == SecondaryCaptureImageStorage
         assert list(capture.PatientOrientation) == ["L", "P"]
@@ -158,6 +133,38 @@ def test_captures_are_of_the_flagged_slices(study: Path, card_path: Path, tmp_pa
         assert pixels.shape == (capture.Rows, capture.Columns, 3)
         assert np.ptp(pixels[460:, :, :]) > 200, "text below the slice"
     assert (captures[0].pixel_array != captures[-1].pixel_array).any()
+
+
+def test_objects_of_a_state_are_those_of_the_scan(study: Path, card_path: Path, tmp_path: Path):
+    state, csv_path = tmp_path / "state.sqlite", tmp_path / "flags.csv"
+    options = ("-m", card_path, "-d", "cpu", "--threshold", "0.4")
+    assert invoke("scan", study, "-o", csv_path, "--state", state, "-j", "0", *options).exit_code == 0
+    result = invoke("objects", "--state", state, "-o", tmp_path / "of_state", *options)
+    assert result.exit_code == 0, result.output
+    assert invoke("objects", csv_path, "-o", tmp_path / "of_csv").exit_code == 0
+    made = [sorted(path.name for path in (tmp_path / name).glob("*/*.dcm")) for name in ("of_csv", "of_state")]
+    assert made[0] == made[1]
+    assert len(made[0]) > 2
+    assert invoke("objects", "--state", state, "-o", tmp_path / "none", *options[:-1], "1").exit_code == 0
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("a.csv", "--state", "b"), "legal: one of them"),
+        (("a.csv", "--threshold", "0.5"), "legal: with --state"),
+        (("--state", "none.sqlite"), "none.sqlite: cannot be read: No such file"),
+    ],
+)
+def test_wrong_usage_says_what_is_legal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+):
+    monkeypatch.chdir(tmp_path)
+    result = invoke("objects", *arguments, "-o", "out")
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_object_says_that_it_is_for_research(study: Path, card_path: Path, tmp_path: Path):
@@ -190,18 +197,20 @@ def test_objects_are_filed_with_their_study_in_series_of_their_own(study: Path, 
         assert secret.encode() not in content
 
 
-def test_what_was_made_or_sent_is_not_made_again(study: Path, card_path: Path, tmp_path: Path, engine: MappingEngine):
+def test_what_was_made_or_sent_is_not_made_again(
+    study: Path, card_path: Path, tmp_path: Path, mapping_engine: MappingEngine
+):
     out = tmp_path / "out"
     make(study, card_path, out)
     before = {path: path.read_bytes() for path in out.glob("*/*.dcm")}
     sent = min(before)
     sent.rename(f"{sent}.done")
-    engine.mapped.clear()
+    mapping_engine.mapped.clear()
     again = invoke("objects", tmp_path / "flags.csv", "-o", out)
     assert again.exit_code == 0
     assert "1 flagged studies" in again.output
     assert "0 new reports, 0 new captures" in " ".join(again.output.split())
-    assert engine.mapped == []
+    assert mapping_engine.mapped == []
     assert {path: path.read_bytes() for path in out.glob("*/*.dcm")} == {
         path: content for path, content in before.items() if path != sent
     }

@@ -24,8 +24,9 @@ from typing import Any
 
 import pydicom
 import pytest
+from command_line import invoke
 from PIL import Image
-from test_objects import PATIENT, card_path, engine, invoke, make, phantom, study  # noqa: F401 - fixtures
+from test_objects import PATIENT, make, study  # noqa: F401 - a fixture
 
 from hemoscan.phantom import make_phantom, write_dicom
 
@@ -36,6 +37,7 @@ SECONDS = 60.0
 
 pytestmark = [
     pytest.mark.pacs,
+    pytest.mark.usefixtures("mapping_engine"),
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
 
@@ -238,7 +240,7 @@ def test_a_pacs_files_finds_and_shows_the_objects(study: Path, card_path: Path, 
 
 def test_results_whose_sending_breaks_off_arrive_by_the_next_run(
     study: Path,  # noqa: F811
-    card_path: Path,  # noqa: F811
+    card_path: Path,
     tmp_path: Path,
     pacs: Pacs,
 ):
@@ -265,7 +267,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_an_inbox_loses_nothing(card_path: Path, tmp_path: Path):  # noqa: F811
+def test_an_inbox_loses_nothing(card_path: Path, tmp_path: Path):
     studies = [tmp_path / f"study{seed}" for seed in range(4)]
     for seed, folder in enumerate(studies):
         write_dicom(make_phantom("epidural", size=64, slices=8, seed=seed), folder, seed=seed)

@@ -8,6 +8,7 @@ import html
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,37 @@ def test_flagged_slices_alone_have_pictures_the_highest_first(tmp_path: Path):
     flagged = sum(row.probability is not None and row.probability >= THRESHOLD for row in rows)
     assert f"The {THUMBNAILS} highest of {flagged} flagged slices" in text
     assert text.count("<svg") == 1
+
+
+def test_a_study_with_flagged_slices_that_is_not_flagged_says_why(tmp_path: Path):
+    rows = [scored("1.1", 1, 0.6), scored("1.2", 1, 0.9), scored("1.3", 1, 0.1)]
+    reason = "Slices are flagged, the study is not: its score is below 0.7"
+    text, elements = page_of(tmp_path, rows, study_threshold=0.7)
+    assert [a["data-flag"] for a in articles(elements)] == ["1", "0", "0"]
+    assert [reason in part for part in text.split("<article")[1:]] == [False, True, False]
+    assert reason not in page_of(tmp_path, rows)[0], "any flagged slice flags its study"
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of #rgb or #rrggbb (WCAG 2.2)."""
+    digits = colour.removeprefix("#")
+    pairs = [digit * 2 for digit in digits] if len(digits) == 3 else [digits[at : at + 2] for at in (0, 2, 4)]
+    shares = [int(pair, 16) / 255 for pair in pairs]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_stands_out_by_day_in_the_dark_and_in_print():
+    """WCAG 2.2, 1.4.3: 4.5 to 1 for text; 1.4.11: 3 to 1 for what else is to be seen."""
+    style = resources.files("hemoscan").joinpath("worklist.css").read_text(encoding="utf-8")
+    schemes = [dict(re.findall(r"--([\w-]+): (#\w+)", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
+    assert len(schemes) == 3, "light, dark, print"
+    for scheme in (schemes[0], schemes[1], {**schemes[0], **schemes[2]}):
+        text = [(name, ground, 4.5) for name in ("ink", "faint", "accent") for ground in ("ground", "card")]
+        others = [(name, ground, 3.0) for name in ("bar", "focus") for ground in ("ground", "card")]
+        for name, ground, least in (*text, *others, ("notice-ink", "notice", 4.5)):
+            low, high = sorted((luminance(scheme[name]), luminance(scheme[ground])))
+            assert (high + 0.05) / (low + 0.05) >= least, (name, ground)
 
 
 def test_without_pictures_the_page_says_so(tmp_path: Path):

@@ -6,12 +6,12 @@ import contextlib
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import MappingEngine
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,26 +31,6 @@ from hemoscan.state import State
 
 MODEL = Model(Card("densenet-bias", "densenet121", BRAIN, 0.5, "none.safetensors", "0" * 64), Path("nowhere"))
 THRESHOLD = 0.42
-
-
-@dataclass
-class MappingEngine:
-    """Scores a slice by its mean, and says how often it was asked for maps."""
-
-    mapped: list[int] = field(default_factory=list)
-    shift: float = 0.0
-
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        shares = images.mean(axis=(1, 2)) / 30
-        found: NDArray[np.float64] = np.log(shares / (1 - shares)) + self.shift
-        return found
-
-    def logits_and_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        self.mapped.append(len(images))
-        return self.logits(images), images[:, ::32, ::32].astype(np.float32)
-
-    def describe(self) -> dict[str, str]:
-        return {"name": "mean", "device": "none", "precision": "exact"}
 
 
 @pytest.fixture(scope="module")

@@ -71,8 +71,10 @@ def slice_and_map(seed: int = 0) -> tuple[Any, Any]:
 def write_page(path: Path, rows: list[Row], *, pictures: bool = True, **options: Any) -> Page:
     """Write a page of these rows, as a scan does."""
     with contextlib.closing(Pictures(CARD, BRAIN, page=path)) as taken:
-        page = Page(path, CARD, THRESHOLD, taken, stale_after=options.pop("stale_after", 1.0))
-        worklist = Worklist()
+        study_threshold = options.pop("study_threshold", None)
+        stale_after = options.pop("stale_after", 1.0)
+        page = Page(path, CARD, THRESHOLD, taken, stale_after=stale_after, study_threshold=study_threshold)
+        worklist = Worklist(study_threshold)
         counts = {"ok": 0, "skipped": 0, "error": 0}
         for number, row in enumerate(rows):
             counts[row.decoded.status] += 1
