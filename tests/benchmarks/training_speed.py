@@ -40,7 +40,7 @@ from hemoscan.trainer.splits import Split
 from hemoscan.trainer.train import _Training, steps_ahead
 
 ROUNDS = 3
-WARM_UP = 3
+WARM_UP = 8
 SLICES = 256
 
 
@@ -133,7 +133,7 @@ def plain_step(setting: Setting, split: Split, paths: list[Path]) -> Callable[[]
 
     def step() -> object:
         images, labels = (value.to(setting.device, torch.float32, non_blocking=True) for value in next(batches))
-        return training.step(images, labels, torch.ones_like(labels), 1 / setting.batch_size).item()
+        return training.step(images, labels, torch.ones_like(labels), 1 / setting.batch_size)
 
     return step
 
@@ -164,18 +164,11 @@ def rate(step: Callable[[], object], steps: int, setting: Setting) -> float:
 @click.option("--capture/--no-capture", "captured", default=None)
 @click.option("--recipe", "name", type=click.Choice(["report", "strong"]), default="report")
 @click.option("--data", type=click.Path(exists=True, path_type=Path))
-def main(
-    network: str,
-    size: int,
-    batch_size: int,
-    steps: int,
-    compiled: bool,
-    data: Path | None,
-    **options: str | bool | None,
-) -> None:
+def main(network: str, size: int, batch_size: int, steps: int, data: Path | None, **options: str | bool | None) -> None:
     """Measure training, its bound and a plain script."""
     device = pick_device(str(options["device"]))
     precision = pick_precision(str(options["precision"]), device)
+    compiled = bool(options["compiled"])
     captured = device.type == "cuda" if options["captured"] is None else bool(options["captured"])
     name = str(options["name"])
     recipe = Recipe(name, **{**RECIPES[name], "init": "scratch", "batch_size": batch_size, "input": "brain"})
@@ -199,7 +192,7 @@ def main(
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{usable_cores()} cores"
     print(
         f"{network} at {size} pixels, batches of {batch_size}, {ROUNDS} x {steps} steps on {device} ({where}), "
-        f"{precision}, recipe {name}{', captured' * captured}{', compiled' * compiled}"
+        f"{precision}, recipe {recipe.name}{', captured' * captured}{', compiled' * compiled}"
     )
     found = {name: statistics.median(each[name] for each in rounds) for name in runs}
     for name, value in found.items():
