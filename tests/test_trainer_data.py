@@ -225,10 +225,11 @@ def _one_class(home: Path) -> None:
     [
         pytest.param(_remove_images, r"data: 2 labelled images not found, such as 000002", id="missing images"),
         pytest.param(lambda home: (home / "train_labels.txt").unlink(), r"no train_labels\.txt", id="no label file"),
-        pytest.param(_training_of(b"id;class\n000001;0\n"), r"train_labels\.txt.*legal: id,class", id="bad header"),
-        pytest.param(_training_of(b""), r"train_labels\.txt.*legal: id,class", id="empty label file"),
+        pytest.param(_training_of(b"id,kind\n000001,0\n"), r"train_labels\.txt: .*legal: label or class", id="bad header"),
+        pytest.param(_training_of(b"path,class\n000001,0\n"), r"train_labels\.txt: .*legal: id,class", id="by path"),
+        pytest.param(_training_of(b""), r"train_labels\.txt: .*empty; legal", id="empty label file"),
         pytest.param(
-            _training_of(b"id,class\n000001,0\n000002,2\n"), r"train_labels\.txt, line 3: .*000002.*'2'", id="bad class"
+            _training_of(b"id,class\n000001,0\n000002,2\n"), r"train_labels\.txt, line 3: class is '2'", id="bad class"
         ),
         pytest.param(
             _training_of(b"id,class\n000001,0\n\n\n000002,2\n"), r"train_labels\.txt, line 5: ", id="after blank lines"
@@ -236,7 +237,8 @@ def _one_class(home: Path) -> None:
         pytest.param(_training_of(b"id,class\n000001,0\n000002\n"), r"train_labels\.txt, line 3: ", id="no class"),
         pytest.param(_training_of(b"id,class\n,1\n"), r"train_labels\.txt, line 2: ", id="no id"),
         pytest.param(_training_of(b"id,class\n\xff\xfe,1\n"), r"train_labels\.txt: cannot be read", id="no text"),
-        pytest.param(_training_of(b"id,class\n"), r"training split has 0 slices.*both classes", id="no rows"),
+        pytest.param(_training_of(b"id,class\n"), r"train_labels\.txt: no labels", id="no rows"),
+        pytest.param(_training_of(b"id,class\n000001,0\n000001,1\n"), r"line 3: id is '000001'", id="twice"),
         pytest.param(_one_class, r"validation split has 2 slices.*both classes", id="one class"),
         pytest.param(_damage_image, r"000004.*cannot be decoded", id="damaged image"),
         pytest.param(_disguise_image, r"000004.*cannot be decoded", id="another format"),

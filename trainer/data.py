@@ -7,7 +7,6 @@ tars hold lossless WebP. Labels are `train_labels.txt` and `validation_labels.tx
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import tarfile
@@ -25,6 +24,7 @@ from hemoscan.machine import usable_cores
 from hemoscan.preprocess import preprocess
 from hemoscan.trainer.balance import merge_small_groups
 from hemoscan.trainer.clusters import clusters, digest
+from hemoscan.trainer.labels import read_labels
 from hemoscan.trainer.splits import DataSet, Slices, Split
 
 IMAGE_SUFFIXES = (".png", ".webp")
@@ -132,18 +132,10 @@ def _read_labels(home: Path, limit: int | None) -> tuple[list[Label], list[Label
 
 
 def _read_label_file(path: Path) -> list[Label]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"id", "class"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{path}: header {reader.fieldnames}; legal: id,class")
-            rows = [(reader.line_num, row["id"], row["class"]) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    for line, name, label in rows:
-        if not name or label not in ("0", "1"):
-            raise DataError(f"{path}, line {line}: id {name!r} has class {label!r}; legal: 0 or 1")
-    return [(name, int(label)) for _, name, label in rows]
+    found = read_labels(path)
+    if found.kind != "id":
+        raise DataError(f"{path}: has no column id; legal: id,class, or name the file with --labels")
+    return list(zip(found.keys, found.labels.tolist(), strict=True))
 
 
 def _find_images(home: Path) -> dict[str, Reader]:

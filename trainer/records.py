@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemoscan.errors import TrainingError
+from hemoscan.errors import ResultsError, TrainingError
 from hemoscan.outputs import write_atomically
 from hemoscan.trainer.splits import Slices, Split
 
@@ -90,14 +90,16 @@ class RunFiles:
         return dict(record)
 
     def read_held_out(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], Logits]:
-        """Return labels, groups and logits of the held-out slices, each of shape (n,)."""
-        with self.held_out.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return (
-            np.array([int(row["label"]) for row in rows], np.uint8),
-            np.array([int(row["group"]) for row in rows], np.int64),
-            np.array([float(row["logit"]) for row in rows], np.float32),
-        )
+        """Return labels, groups and logits of the held-out slices, each of shape (n,).
+
+        Raises
+        ------
+        ResultsError
+            If they cannot be read.
+        """
+        cells = read_columns(self.held_out, HELD_OUT_COLUMNS)
+        labels, groups, logits = (read_numbers(self.held_out, name, cells[name]) for name in HELD_OUT_COLUMNS[1:])
+        return labels.astype(np.uint8), groups.astype(np.int64), logits.astype(np.float32)
 
 
 def key_of(identity: dict[str, Any]) -> str:
@@ -116,3 +118,41 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
     writer.writerow(header)
     writer.writerows(rows)
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the cells of some columns of a CSV of a run folder.
+
+    Raises
+    ------
+    ResultsError
+        If it cannot be read or lacks a column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restval="")
+            header = reader.fieldnames or ()
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"{path}: cannot be read: {error}") from error
+    if not set(names) <= set(header):
+        raise ResultsError(f"{path}: header {','.join(header)}; legal: {','.join(names)}")
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def read_numbers(path: Path, column: str, values: Sequence[str]) -> NDArray[np.float64]:
+    """Return a column's cells as numbers, of shape (n,).
+
+    Raises
+    ------
+    ResultsError
+        If one is no finite number; the text names file, column, line and value.
+    """
+    try:
+        numbers = np.array(values, np.float64)
+    except (ValueError, TypeError) as error:
+        raise ResultsError(f"{path}: {column}: {error}; legal: numbers") from error
+    if not np.isfinite(numbers).all():
+        line = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        raise ResultsError(f"{path}, line {line + 2}: {column} {values[line]}; legal: finite numbers")
+    return numbers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from hemoscan.card import MODEL_NAMES
 from hemoscan.errors import ResultsError
+from hemoscan.trainer.records import HELD_OUT_COLUMNS, TEST_COLUMNS, read_columns, read_numbers
 from hemoscan.trainer.splits import VALIDATION
 
 RECORD_NAME = re.compile(rf"({'|'.join(MODEL_NAMES)})\.({VALIDATION}|fold\d+of\d+)\.json")
@@ -170,15 +170,15 @@ def _read_run(path: Path) -> Run:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path}: not a training's record: {type(error).__name__}: {error}") from error
     scores = path.with_suffix(".csv")
-    columns = _read_columns(scores, ("id", "label", "group", "logit"))
-    labels = _numbers(scores, "label", columns["label"])
+    columns = read_columns(scores, HELD_OUT_COLUMNS)
+    labels = read_numbers(scores, "label", columns["label"])
     if set(labels.tolist()) != {0, 1} or len(labels) != record["n"] or labels.sum() != record["positives"]:
         raise ResultsError(
             f"{scores}: {len(labels)} slices, {labels.sum():g} positive; legal: labels 0 and 1, both, and as in "
             f"{path.name}, {record['n']} slices, {record['positives']} positive"
         )
     test = path.with_suffix(".test.csv")
-    tested = _read_columns(test, ("id", "logit")) if test.exists() else {"id": [], "logit": []}
+    tested = read_columns(test, TEST_COLUMNS) if test.exists() else {"id": [], "logit": []}
     return Run(
         path=path,
         setting=setting,
@@ -186,10 +186,10 @@ def _read_run(path: Path) -> Run:
         record=record,
         ids=tuple(columns["id"]),
         labels=labels.astype(np.uint8),
-        groups=_numbers(scores, "group", columns["group"]).astype(np.int64),
-        logits=_numbers(scores, "logit", columns["logit"]),
+        groups=read_numbers(scores, "group", columns["group"]).astype(np.int64),
+        logits=read_numbers(scores, "logit", columns["logit"]),
         test_ids=tuple(tested["id"]),
-        test_logits=_numbers(test, "logit", tested["logit"]),
+        test_logits=read_numbers(test, "logit", tested["logit"]),
     )
 
 
@@ -220,27 +220,3 @@ def _setting(record: Mapping[str, Any]) -> tuple[Setting, int]:
     for key in ("n", "positives", "seconds", "device", "precision", "machine", "history"):
         record[key]
     return setting, fold
-
-
-def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, restval="")
-            header = reader.fieldnames or ()
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ResultsError(f"{path}: cannot be read: {error}") from error
-    if not set(names) <= set(header):
-        raise ResultsError(f"{path}: header {','.join(header)}; legal: {','.join(names)}")
-    return {name: [row[name] for row in rows] for name in names}
-
-
-def _numbers(path: Path, column: str, values: Sequence[str]) -> NDArray[np.float64]:
-    try:
-        numbers = np.array(values, np.float64)
-    except (ValueError, TypeError) as error:
-        raise ResultsError(f"{path}: {column}: {error}; legal: numbers") from error
-    if not np.isfinite(numbers).all():
-        line = int(np.flatnonzero(~np.isfinite(numbers))[0])
-        raise ResultsError(f"{path}, line {line + 2}: {column} {values[line]}; legal: finite numbers")
-    return numbers

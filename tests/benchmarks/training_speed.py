@@ -1,10 +1,11 @@
 """Slices per second of training, beside the bound of the device and beside what a plain script does, in one run.
 
 usage: python tests/benchmarks/training_speed.py [--network densenet|resnet] [--size 224] [--batch-size 32]
-       [--steps 50] [--device auto] [--precision auto] [--compile/--no-compile] [--data DIR]
+       [--steps 50] [--device auto] [--precision auto] [--compile/--no-compile] [--capture/--no-capture]
+       [--recipe report|strong] [--data DIR]
 
 - bound: forward, backward and optimizer step of the same network on one batch that lies on the device already, in the
-  same precision, compiled or not as in training: nothing can feed it faster;
+  same precision, compiled and captured as in training: nothing can feed it faster;
 - training: `hemoscan train`'s own step, on slices that lie on the device as uint8, picked at random;
 - plain: a DataLoader that decodes PNGs in worker processes, eager fp32, as a script does.
 
@@ -17,9 +18,9 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import count, islice
 from pathlib import Path
 
 import click
@@ -27,20 +28,19 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 
 from hemoscan.card import BRAIN
-from hemoscan.devices import autocast, pick_device, pick_precision
+from hemoscan.devices import pick_device, pick_precision
 from hemoscan.machine import usable_cores
-from hemoscan.networks import start_classifier
+from hemoscan.trainer.captured import Captured, CudaGraphs
 from hemoscan.trainer.compiled import Forward
-from hemoscan.trainer.experiments import Experiment, Recipe
+from hemoscan.trainer.experiments import RECIPES, Experiment, Recipe
 from hemoscan.trainer.splits import Split
-from hemoscan.trainer.train import _Training
+from hemoscan.trainer.train import _Training, steps_ahead
 
 ROUNDS = 3
-WARM_UP = 3
+WARM_UP = 8
 SLICES = 256
 
 
@@ -54,6 +54,8 @@ class Setting:
     device: torch.device
     precision: str
     compiled: bool
+    captured: bool
+    recipe: Recipe
 
 
 def noise() -> Split:
@@ -64,41 +66,41 @@ def noise() -> Split:
     return Split(ids, images, labels, np.zeros(SLICES, np.int64), np.arange(SLICES))
 
 
+def start(setting: Setting, split: Split, *, plain: bool = False) -> _Training:
+    """Return a training; a plain one is neither captured nor compiled, and in fp32."""
+    precision = "fp32" if plain else setting.precision
+    training = _Training(setting.experiment, setting.recipe, (split, split), setting.device, precision)
+    training.forward = Forward(training.classifier, compiled=setting.compiled and not plain, note=print)
+    if setting.captured and not plain:
+        training.step = Captured(training.learn, CudaGraphs(setting.device), print)
+    training.classifier.train()
+    return training
+
+
 def training_step(setting: Setting, split: Split) -> Callable[[], object]:
-    recipe = Recipe(init="scratch", batch_size=setting.batch_size)
-    training = _Training(setting.experiment, recipe, (split, split), setting.device, setting.precision)
-    training.forward = Forward(training.classifier, compiled=setting.compiled, note=print)
+    """Return a step that looks at its loss as often as `hemoscan train` does."""
+    training = start(setting, split)
     generator = torch.Generator().manual_seed(0)
+    orders = (torch.randperm(len(split), generator=generator).to(setting.device) for _ in count())
+    # Full batches only.
+    batches = (part for order in orders for part in order.split(setting.batch_size) if len(part) == setting.batch_size)
+    losses: list[Tensor] = []
 
     def step() -> object:
-        return training.take_step(torch.randint(len(split), (setting.batch_size,), generator=generator), setting.size)
+        losses.append(training.take_step(next(batches), setting.size, len(losses)))
+        if len(losses) >= steps_ahead(setting.device):
+            torch.stack(losses).tolist()
+            losses.clear()
+        return losses
 
     return step
 
 
-def step_of(setting: Setting, batches: Iterator[tuple[Tensor, Tensor]], precision: str) -> Callable[[], object]:
-    """Return a step of a plain loop over batches."""
-    classifier = start_classifier(setting.experiment.architecture, BRAIN, "scratch").to(setting.device).train()
-    forward = Forward(classifier, compiled=setting.compiled and precision == setting.precision, note=print)
-    optimizer = torch.optim.Adam(classifier.parameters(), 5e-4)
-
-    def step() -> object:
-        images, labels = next(batches)
-        with autocast(setting.device, precision):
-            logits = forward(images.to(setting.device))
-        loss = binary_cross_entropy_with_logits(logits, labels.to(setting.device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
-
-
-def bound_step(setting: Setting) -> Callable[[], object]:
-    images = torch.randint(0, 71, (setting.batch_size, setting.size, setting.size), device=setting.device).float()
-    labels = (torch.arange(setting.batch_size, device=setting.device) % 4 == 0).float()
-    return step_of(setting, cycle([(images, labels)]), setting.precision)
+def bound_step(setting: Setting, split: Split) -> Callable[[], object]:
+    training, n = start(setting, split), setting.batch_size
+    images = torch.randint(0, 71, (n, setting.size, setting.size), device=setting.device).float()
+    labels, weights = (torch.arange(n, device=setting.device) % 4 == 0).float(), torch.ones(n, device=setting.device)
+    return lambda: training.step(images, labels, weights, 1 / n)
 
 
 class PNGs(Dataset[tuple[Tensor, float]]):
@@ -116,7 +118,7 @@ class PNGs(Dataset[tuple[Tensor, float]]):
             return torch.from_numpy(np.asarray(grey, np.float32)), float(index % 4 == 0)
 
 
-def plain_step(setting: Setting, paths: list[Path]) -> Callable[[], object]:
+def plain_step(setting: Setting, split: Split, paths: list[Path]) -> Callable[[], object]:
     loader = DataLoader(
         PNGs(paths, setting.size),
         setting.batch_size,
@@ -126,8 +128,14 @@ def plain_step(setting: Setting, paths: list[Path]) -> Callable[[], object]:
         persistent_workers=True,
         pin_memory=setting.device.type == "cuda",
     )
+    training = start(setting, split, plain=True)
     batches = (batch for epoch in iter(lambda: loader, None) for batch in epoch)
-    return step_of(setting, ((images, labels.float()) for images, labels in batches), "fp32")
+
+    def step() -> object:
+        images, labels = (value.to(setting.device, torch.float32, non_blocking=True) for value in next(batches))
+        return training.step(images, labels, torch.ones_like(labels), 1 / setting.batch_size)
+
+    return step
 
 
 def rate(step: Callable[[], object], steps: int, setting: Setting) -> float:
@@ -152,14 +160,19 @@ def rate(step: Callable[[], object], steps: int, setting: Setting) -> float:
 @click.option("--steps", type=click.IntRange(1), default=50)
 @click.option("--device", default="auto")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto")
-@click.option("--compile/--no-compile", "compiled", default=None)
+@click.option("--compile/--no-compile", "compiled", default=False)
+@click.option("--capture/--no-capture", "captured", default=None)
+@click.option("--recipe", "name", type=click.Choice(["report", "strong"]), default="report")
 @click.option("--data", type=click.Path(exists=True, path_type=Path))
 def main(network: str, size: int, batch_size: int, steps: int, data: Path | None, **options: str | bool | None) -> None:
     """Measure training, its bound and a plain script."""
     device = pick_device(str(options["device"]))
     precision = pick_precision(str(options["precision"]), device)
-    compiled = device.type == "cuda" if options["compiled"] is None else bool(options["compiled"])
-    setting = Setting(Experiment(f"{network}-base"), size, batch_size, device, precision, compiled)
+    compiled = bool(options["compiled"])
+    captured = device.type == "cuda" if options["captured"] is None else bool(options["captured"])
+    name = str(options["name"])
+    recipe = Recipe(name, **{**RECIPES[name], "init": "scratch", "batch_size": batch_size, "input": "brain"})
+    setting = Setting(Experiment(f"{network}-base"), size, batch_size, device, precision, compiled, captured, recipe)
     split = noise()
     with tempfile.TemporaryDirectory() as folder:
         if data is None:
@@ -169,9 +182,9 @@ def main(network: str, size: int, batch_size: int, steps: int, data: Path | None
         if len(paths) < batch_size:
             raise click.UsageError(f"--data: {len(paths)} PNGs; legal: {batch_size} or more")
         runs = {
-            "bound": bound_step(setting),
+            "bound": bound_step(setting, split),
             "training": training_step(setting, split),
-            "plain": plain_step(setting, paths),
+            "plain": plain_step(setting, split, paths),
         }
         for step in runs.values():
             rate(step, WARM_UP, setting)
@@ -179,7 +192,7 @@ def main(network: str, size: int, batch_size: int, steps: int, data: Path | None
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{usable_cores()} cores"
     print(
         f"{network} at {size} pixels, batches of {batch_size}, {ROUNDS} x {steps} steps on {device} ({where}), "
-        f"{precision}, {'compiled' if compiled else 'not compiled'}"
+        f"{precision}, recipe {recipe.name}{', captured' * captured}{', compiled' * compiled}"
     )
     found = {name: statistics.median(each[name] for each in rounds) for name in runs}
     for name, value in found.items():
