@@ -20,7 +20,14 @@ GAIN = 0.1
 NOISE_HU = 4.0
 
 
-def augment(images: Tensor, limits: tuple[float, float], generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor,
+    limits: tuple[float, float],
+    generator: torch.Generator,
+    *,
+    geometry: bool = True,
+    hu: bool = True,
+) -> Tensor:
     """Return changed copies of slices: mirrored, turned, zoomed, shifted, offset, scaled, sharpened or blurred, noisy.
 
     Parameters
@@ -32,8 +39,14 @@ def augment(images: Tensor, limits: tuple[float, float], generator: torch.Genera
         whose window was applied after both.
     generator
         On the images' device. The same state gives the same changes.
+    geometry
+        Whether slices are mirrored, turned, zoomed and shifted.
+    hu
+        Whether they are offset, scaled, sharpened or blurred, and noisy.
     """
-    moved = _move(images, generator)
+    moved = _move(images, generator) if geometry else images
+    if not hu:
+        return moved
     softened = _soften(moved, generator)
     low, high = limits
     inside = (softened > low + 0.5) & (softened < high - 0.5)
