@@ -45,7 +45,7 @@ MOST_BEYOND = 0.0036
 DEGREES = 2
 WATER_PER_PIXEL = 0.02
 """Attenuation of water in a pixel of 1 mm, at 70 keV."""
-PHOTONS = 2e5
+PHOTONS = 2e7
 METAL_HU = {"titanium": 8_000.0, "steel": 25_000.0}
 
 
