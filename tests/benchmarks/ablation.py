@@ -85,21 +85,25 @@ def size_of(arguments: argparse.Namespace) -> str:
     )
 
 
-def figures(logits: NDArray[np.float32], validation: Split, weights: NDArray[np.float64]) -> list[float]:
-    """Return the AUC, the group-balanced AUC, and the AUC of each change, under weights of shape (n,)."""
-    labels, groups = validation.labels, merge_scarce(validation.labels, validation.groups)
-    ways = [(logits[0], 1), (logits[0], group_weights(labels, groups)), *((one, 1) for one in logits[1:])]
-    return [float(roc_auc_score(labels, one, sample_weight=weights * weight)) for one, weight in ways]
+def figures(
+    logits: NDArray[np.float32], labels: NDArray[np.uint8], balance: NDArray[np.float32], weights: NDArray[np.float64]
+) -> list[float]:
+    """Return the AUC, that balanced by `balance`, and that of each change, under weights of shape (n,)."""
+    ways = [(logits[0], weights), (logits[0], weights * balance), *((one, weights) for one in logits[1:])]
+    return [float(roc_auc_score(labels, one, sample_weight=weight)) for one, weight in ways]
 
 
 def make_table(kept: dict[str, NDArray[np.float32]], validation: Split) -> str:
     """Return the table: figures, and what they are more than those of all ingredients, with the 95 % interval."""
-    ones = np.ones(len(validation))
+    labels, ones = validation.labels, np.ones(len(validation))
+    balance = group_weights(labels, merge_scarce(labels, validation.groups))
     draws = np.concatenate(list(resample(np.arange(len(validation)), DRAWS)))
-    drawn = {name: np.array([figures(logits, validation, draw) for draw in draws]) for name, logits in kept.items()}
+    drawn = {
+        name: np.array([figures(logits, labels, balance, draw) for draw in draws]) for name, logits in kept.items()
+    }
     rows = []
     for name, logits in kept.items():
-        cells = [f"{value:.3f}" for value in figures(logits, validation, ones)]
+        cells = [f"{value:.3f}" for value in figures(logits, labels, balance, ones)]
         if name != ALL and ALL in kept:
             low, high = np.quantile(drawn[name] - drawn[ALL], (0.025, 0.975), axis=0)
             cells = [f"{cell} ({a:+.3f} to {b:+.3f})" for cell, a, b in zip(cells, low, high, strict=True)]

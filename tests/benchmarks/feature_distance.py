@@ -42,7 +42,6 @@ HU = NDArray[np.float32]
 Features = NDArray[np.float32]
 Distance = Callable[[Features], NDArray[np.float64]]
 MOST_BEYOND = 0.0036
-DEGREES = 2
 WATER_PER_PIXEL = 0.02
 """Attenuation of water in a pixel of 1 mm, at 70 keV."""
 PHOTONS = 2e7
@@ -90,10 +89,11 @@ def unit(features: Features) -> Features:
 
 
 def with_metal(hu: HU, kind: str, radius: float, rng: np.random.Generator) -> HU:
-    """Put a disc of metal into a slice (HU from 0 up), with the streaks that it makes and a scan's noise.
+    """Put a disc of metal into a slice (HU from 0 up), with its streaks and with a scan's noise.
 
-    Streaks are what a simulated scan (two energies, few photons, filtered backprojection) shows with the metal less
-    what it shows without. For it, what is outside the head is air, what is clipped at the window's top bone of 1000 HU.
+    Streaks are the filtered backprojection of what metal does to a sinogram beyond adding to it: of a beam of two
+    energies the softer one is lost in it, and few photons are left to count. For that, what is outside the head is air,
+    and what is clipped at the window's top bone of 1000 HU.
     """
     labels, count = ndimage.label(ndimage.binary_fill_holes(hu >= 10))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -103,16 +103,20 @@ def with_metal(hu: HU, kind: str, radius: float, rng: np.random.Generator) -> HU
     at = rng.integers(len(rows))
     down, across = np.ogrid[: hu.shape[0], : hu.shape[1]]
     metal = (down - rows[at]) ** 2 + (across - columns[at]) ** 2 < radius**2
-    seen = scanned(np.where(metal, METAL_HU[kind], body), rng) - scanned(body, None)
-    return np.asarray(hu + seen, np.float32)
+    error = beyond_adding(np.where(metal, METAL_HU[kind], body), rng) - beyond_adding(body, None)
+    seen = hu + 1000 / WATER_PER_PIXEL * backprojected(error)
+    return np.where(metal, METAL_HU[kind], seen).astype(np.float32)
 
 
-def scanned(hu: NDArray[np.float64], rng: np.random.Generator | None) -> NDArray[np.float64]:
-    """Return what a scan shows of a slice, in HU; without noise if there is no generator."""
-    lines = np.stack([turned(WATER_PER_PIXEL * (1 + hu / 1000), angle).sum(0) for angle in range(0, 180, DEGREES)])
+def beyond_adding(hu: NDArray[np.float64], rng: np.random.Generator | None) -> NDArray[np.float64]:
+    """Return a scan's sinogram, of shape (angles, columns), less that of one energy and no noise.
+
+    Without noise if there is no generator.
+    """
+    lines = np.stack([turned(WATER_PER_PIXEL * (1 + hu / 1000), angle).sum(0) for angle in range(180)])
     through = PHOTONS * 0.5 * (np.exp(-1.15 * lines) + np.exp(-0.85 * lines))
     counted = through if rng is None else rng.poisson(through)
-    return 1000 * (backprojected(-np.log(np.maximum(counted, 1) / PHOTONS)) / WATER_PER_PIXEL - 1)
+    return np.asarray(-np.log(np.maximum(counted, 1) / PHOTONS) - lines)
 
 
 def backprojected(sinogram: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -120,7 +124,7 @@ def backprojected(sinogram: NDArray[np.float64]) -> NDArray[np.float64]:
     width = sinogram.shape[1]
     ramp = np.abs(np.fft.fftfreq(2 * width))
     filtered = np.fft.ifft(np.fft.fft(sinogram, 2 * width) * ramp).real[:, :width]
-    smeared = [turned(np.tile(line, (width, 1)), -DEGREES * place) for place, line in enumerate(filtered)]
+    smeared = [turned(np.tile(line, (width, 1)), -angle) for angle, line in enumerate(filtered)]
     return np.asarray(np.sum(smeared, 0) * np.pi / len(sinogram))
 
 
