@@ -25,6 +25,10 @@ DROPOUT = 0.5
 TOPS = {"densenet121": "classifier", "resnet101": "fc"}
 # The modules whose output, rectified, is pooled for the top.
 LAST_FEATURES = {"densenet121": "features", "resnet101": "layer4"}
+# A convolution's kernel: output channels, input channels, rows, columns.
+KERNEL_DIMENSIONS = 4
+MOST_INT8 = 127
+SCALE_SUFFIX = "_scale"
 # torchvision still loads DenseNet files with the names of its first release, such as denselayer1.norm.1.weight.
 OLD_DENSENET_NAME = re.compile(
     r"^(.*denselayer\d+\.(?:norm|relu|conv))\.(\d\.(?:weight|bias|running_mean|running_var|num_batches_tracked))$"
@@ -205,7 +209,7 @@ def _new_name(name: str) -> str:
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _dequantised(safetensors.torch.load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the unpickler met
         raise StartError(f"--init {path}: cannot be read as weights (.safetensors or .pth): {error}") from error
@@ -214,24 +218,54 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def save_weights(classifier: Classifier) -> bytes:
-    """Return the network's state dict as safetensors, floating point tensors as float16."""
-    state = {
-        name: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
-        for name, value in classifier.network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+def save_weights(classifier: Classifier, bits: int = 16) -> bytes:
+    """Return the network's state dict as safetensors.
+
+    Parameters
+    ----------
+    bits
+        16: floating point tensors as float16. 8: convolution kernels as int8, each output channel with a scale of its
+        own, float32 of shape (channels,), named as the kernel with `_scale` at the end; kernel times scale is the
+        weight. All else is float16.
+    """
+    state: dict[str, Tensor] = {}
+    for name, found in classifier.network.state_dict().items():
+        value = found.detach().cpu().contiguous()
+        if bits == 8 and value.ndim == KERNEL_DIMENSIONS:
+            state[name], state[name + SCALE_SUFFIX] = _quantise(value.float())
+        elif not name.endswith("num_batches_tracked"):
+            state[name] = value.half() if value.is_floating_point() else value
     return safetensors.torch.save(state)
 
 
-def round_weights(classifier: Classifier) -> None:
-    """Round the weights, in place, to those that `save_weights` stores, so that figures are those of what ships."""
-    _load_saved(classifier, save_weights(classifier))
+def _quantise(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a kernel of shape (channels, ...) as int8, symmetric about 0, and its scales of shape (channels,)."""
+    peak = kernel.abs().amax((1, 2, 3))
+    scale = torch.where(peak > 0, peak / MOST_INT8, 1.0)
+    steps = torch.round(kernel / scale[:, None, None, None]).clamp(-MOST_INT8, MOST_INT8)
+    return steps.to(torch.int8).contiguous(), scale
 
 
-def _load_saved(classifier: Classifier, content: bytes) -> tuple[list[str], list[str]]:
-    """Load what `save_weights` returned; return the names that lack and those that are unknown."""
-    state = {name: value.float() for name, value in safetensors.torch.load(content).items()}
+def _dequantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict as it was before `save_weights` made kernels whole numbers, in float32."""
+    found = dict(state)
+    for name in [name for name, value in state.items() if value.dtype == torch.int8]:
+        scale = found.pop(name + SCALE_SUFFIX, None)
+        if scale is None or scale.shape != state[name].shape[:1]:
+            raise ValueError(f"{name} is int8 without a scale for each of its channels")
+        found[name] = state[name].float() * scale.float().view(-1, *[1] * (state[name].ndim - 1))
+    return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+
+
+def load_saved(classifier: Classifier, content: bytes) -> tuple[list[str], list[str]]:
+    """Load what `save_weights` returned; return the names that lack and those that are unknown.
+
+    Raises
+    ------
+    ValueError, RuntimeError, safetensors.SafetensorError
+        If the content is something else.
+    """
+    state = _dequantised(safetensors.torch.load(content))
     missing, unexpected = classifier.network.load_state_dict(state, strict=False)
     return [name for name in missing if not name.endswith("num_batches_tracked")], unexpected
 
@@ -248,8 +282,8 @@ def load_classifier(model: Model) -> Classifier:
     content = model.read_weights()
     classifier = build_classifier(card.architecture, card.input)
     try:
-        missing, unexpected = _load_saved(classifier, content)
-    except (RuntimeError, safetensors.SafetensorError) as error:
+        missing, unexpected = load_saved(classifier, content)
+    except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise CardError(f"{model.weights_path}: not weights of {card.architecture}: {error}") from error
     if missing or unexpected:
         raise CardError(f"{model.weights_path}: not weights of {card.architecture}: names differ")

@@ -52,6 +52,16 @@ def test_air_stays_air():
     assert (changed()[:, 0, :] == 0).all()
 
 
+def test_geometry_and_hu_are_changed_apart():
+    images, generator = slices(), torch.Generator()
+    moved = augment(images, HEAD, generator.manual_seed(0), hu=False)
+    disturbed = augment(images, HEAD, generator.manual_seed(0), geometry=False)
+    assert (moved.sub(images).abs().amax((1, 2)) > 5).all()
+    assert moved.amax((1, 2)).le(images.amax((1, 2)) + 1e-3).all(), "no HU beyond those that were there"
+    assert ((disturbed == 0) == (images == 0))[:, :8].all(), "nothing moves"
+    assert (disturbed[:, 22:26, 14:18].mean((1, 2)) != 30).all()
+
+
 def test_the_level_of_tissue_moves_by_the_offset_only_as_far_as_said():
     plain = slices(256).clamp(max=30)
     inner = augment(plain, HEAD, torch.Generator().manual_seed(0))[:, 22:26, 22:26].mean((1, 2))

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
 import hemoscan
+from hemoscan.card import BRAIN, Card, find_model
+from hemoscan.cli import cli
 from hemoscan.errors import DataError, OptionError
 from hemoscan.operating import read_site
+from hemoscan.phantom import make_phantom, write_dicom
 from hemoscan.trainer.calibrate import default_path, run_calibration
 
 SHA256 = "a" * 64
@@ -89,3 +95,85 @@ def test_results_without_a_run_record_are_refused(tmp_path: Path, text: str | No
         record.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"flags\.run\.json"):
         run_calibration(results, labels, tmp_path / "site.json")
+
+
+# From the command line: a scan, its labels, the site's file, a scan with it
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The card of a network with random weights that looks at 32 pixels: its scores differ, and mean nothing."""
+    import torch
+
+    from hemoscan.networks import build_classifier, save_weights
+
+    folder, spec = tmp_path_factory.mktemp("small"), replace(BRAIN, size=32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = save_weights(build_classifier("densenet121", spec))
+    (folder / "small.safetensors").write_bytes(weights)
+    card = Card("densenet-bias", "densenet121", spec, 0.5, "small.safetensors", hashlib.sha256(weights).hexdigest())
+    (folder / "small.json").write_text(card.to_json(), encoding="utf-8")
+    return folder / "small.json"
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studies")
+    for seed in range(5):
+        write_dicom(make_phantom("subdural", slices=40, size=64, seed=seed), folder / str(seed), seed=seed)
+    return folder
+
+
+def invoke(*arguments: object) -> Result:
+    found = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    assert found.exit_code == 0, found.output
+    return found
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_from_a_scan_through_labels_to_a_scan_with_the_sites_thresholds(
+    small_model: Path, studies: Path, tmp_path: Path, state_home: Path
+):
+    flags = tmp_path / "flags.csv"
+    scan = ("scan", studies, "-m", small_model, "-o", flags, "--engine", "torch", "-d", "cpu", "-j", 0, "-q")
+    invoke(*scan)
+    rows = read(flags)
+    before = np.array([float(row["probability"]) for row in rows])
+    # Labels that the scores foretell, but not surely, and on another scale.
+    logits = np.log(before / (1 - before))
+    odds = 3 * (logits - np.quantile(logits, 0.7)) / logits.std()
+    labels = np.random.default_rng(0).random(len(rows)) < 1 / (1 + np.exp(-odds))
+    marks = [(row["path"], int(label)) for row, label in zip(rows, labels, strict=True)]
+    calibrated = invoke("calibrate", flags, "--labels", write_csv(tmp_path / "labels.csv", "path,label", marks))
+    (site,) = state_home.rglob("*.site.json")
+    assert f"{len(rows)} labelled slices, {labels.sum()} with hemorrhage" in calibrated.stdout
+    assert str(site) in calibrated.stderr
+    assert list(Path(hemoscan.__file__).parent.rglob("*.site.json")) == []
+
+    model = find_model(str(small_model)).card
+    operating = read_site(site, model.name, model.sha256)
+    assert operating.calibration is not None
+    assert operating.study is not None
+    expected = 1 / (1 + np.exp(-(operating.calibration.slope * logits + operating.calibration.intercept)))
+    flagged = {}
+    for point in ("balanced", "sensitive", "specific"):
+        invoke(*scan, "--calibration", site, "--operating-point", point)
+        after = read(flags)
+        record = json.loads((tmp_path / "flags.run.json").read_text(encoding="utf-8"))
+        assert record["of_these"]["slices_scored"] == 0, "logits are kept: nothing is scored anew"
+        shown = np.array([float(row["probability"]) for row in after])
+        np.testing.assert_allclose(shown, expected, atol=1e-4)
+        flagged[point] = np.array([row["flag"] == "1" for row in after])
+        assert np.array_equal(flagged[point], shown >= operating.threshold_of(point))
+        for study in read(tmp_path / "flags.studies.csv"):
+            assert (study["flag"] == "1") == (float(study["score"]) >= operating.study.threshold)
+    assert (flagged["balanced"] != (before >= 0.5)).any()
+    assert flagged["specific"].sum() < flagged["balanced"].sum() < flagged["sensitive"].sum()
+    # Of probabilities so alike as here, their six digits may leave a slice on the other side of a threshold.
+    assert flagged["sensitive"][labels].mean() >= 0.95 - 1 / labels.sum()
+    assert flagged["specific"][~labels].mean() <= 0.01 + 1 / (~labels).sum()

@@ -31,7 +31,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, HTJ2KLossless, RLELossless, SecondaryCaptureImageStorage
 
 from hemoscan import preprocess
-from hemoscan.card import BRAIN, RAW, InputSpec
+from hemoscan.card import BRAIN, HEAD, RAW, InputSpec
 from hemoscan.decode import DecodeOptions, decode
 from hemoscan.phantom import make_phantom
 from hemoscan.slices import BLANK, BONE_KERNEL, CONTRAST, ERROR, OK, OUT_OF_DISTRIBUTION, SKIPPED, Decoded
@@ -87,6 +87,19 @@ def test_the_card_rules_the_input(tmp_path: Path):
         assert found.image is not None
         assert found.image.shape == (spec.size, spec.size)
         assert np.unique(found.image).tolist() == [expected]
+
+
+@pytest.mark.parametrize("spec", [BRAIN, HEAD], ids=["brain", "head"])
+def test_a_header_window_changes_nothing(tmp_path: Path, spec: InputSpec):
+    windows: list[dict[str, Any]] = [
+        {},
+        {"WindowCenter": 40, "WindowWidth": 80},
+        {"WindowCenter": [35, 600], "WindowWidth": [70, 2800], "VOILUTFunction": "SIGMOID"},
+    ]
+    found = [decode_file(write(tmp_path, make_ct(hu_ramp(64, 64), **window)), spec=spec)[0] for window in windows]
+    for other in found[1:]:
+        assert np.array_equal(other.image, found[0].image)
+        assert other.notes == found[0].notes
 
 
 def test_multi_frame_has_one_for_each_frame(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,8 @@ def test_the_defaults_are_the_reports():
         ({"learning_rate": -1e-3}, "legal: .*learning rate above 0"),
         ({"learning_rate": float("nan")}, "legal: .*learning rate above 0"),
         ({"learning_rate": float("inf")}, "legal: .*learning rate above 0"),
+        ({"ema": 1.0}, "legal: 0 or more, below 1"),
+        ({"left_out": ("bone",)}, "legal: geometry, hu, crop, alignment"),
         ({"input": "bone"}, "input 'bone'; legal: brain, raw"),
         ({"epochs": 3, "sizes": ((128, 1), (224, 1))}, "sizes .*do not add up to 3 epochs"),
     ],
@@ -173,3 +176,14 @@ def test_the_size_is_the_inputs():
 def test_values_of_a_recipe_out_of_range_are_refused(changed: dict[str, Any]):
     with pytest.raises(ValueError, match="legal"):
         Recipe(**changed)
+
+
+def test_what_is_left_out_of_the_input_is_not_on_the_card():
+    strong = {"name": "strong", **RECIPES["strong"], "init": "scratch"}
+    assert replace(HEAD, crop=False) == Recipe(**strong, left_out=("crop",)).spec
+    assert replace(HEAD, tissue=None) == Recipe(**strong, left_out=("alignment", "hu")).spec
+
+
+def test_checkpoints_from_before_the_average_still_fit():
+    assert not {"ema", "left_out"} & Recipe().identity().keys()
+    assert Recipe(ema=0.9).identity() == {**Recipe().identity(), "ema": 0.9}

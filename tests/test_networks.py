@@ -25,6 +25,7 @@ from hemoscan.networks import (
     build_classifier,
     collecting_maps,
     load_classifier,
+    load_saved,
     save_weights,
     start_classifier,
     top_unit,
@@ -167,6 +168,94 @@ def test_weights_that_do_not_fit_are_refused(densenet: Classifier, tmp_path: Pat
     model.weights_path.write_bytes(content)
     with pytest.raises(CardError, match=r"w\.safetensors: not weights of densenet121"):
         load_classifier(model)
+
+
+# In 8 bits
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return build_classifier("resnet101", BRAIN).eval()
+
+
+@pytest.fixture(scope="module")
+def in_8_bits(resnet: Classifier) -> bytes:
+    return save_weights(resnet, bits=8)
+
+
+def save_resnet(content: bytes, folder: Path) -> Model:
+    (folder / "w.safetensors").write_bytes(content)
+    card = Card("resnet-base", "resnet101", BRAIN, 0.5, "w.safetensors", hashlib.sha256(content).hexdigest())
+    return Model(card, folder)
+
+
+def kernels(state: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in state.items() if value.ndim == 4}
+
+
+def test_kernels_of_8_bits_are_whole_numbers_with_a_scale_a_channel(resnet: Classifier, in_8_bits: bytes):
+    plain, state = resnet.network.state_dict(), safetensors.torch.load(in_8_bits)
+    assert kernels(state) == kernels(plain)
+    for name in kernels(plain):
+        assert state[name].dtype == torch.int8
+        assert state[name].abs().amax((1, 2, 3)).eq(127).all()
+        assert state[name + "_scale"].shape == plain[name].shape[:1]
+    scales = {name + "_scale" for name in kernels(plain)}
+    rest = state.keys() - kernels(plain) - scales
+    assert rest == {name for name in plain.keys() - kernels(plain) if not name.endswith("num_batches_tracked")}
+    assert {state[name].dtype for name in rest} == {torch.float16}
+
+
+def test_weights_of_8_bits_come_back_within_half_a_step(resnet: Classifier, in_8_bits: bytes, tmp_path: Path):
+    loaded = load_classifier(save_resnet(in_8_bits, tmp_path)).network.state_dict()
+    for name, value in resnet.network.state_dict().items():
+        assert loaded[name].dtype == value.dtype
+        if value.ndim == 4:
+            step = value.abs().amax((1, 2, 3), keepdim=True) / 127
+            assert ((loaded[name] - value).abs() <= 0.501 * step).all(), name
+        elif value.is_floating_point():
+            assert torch.equal(loaded[name], value.half().float()), name
+
+
+def test_four_resnets_of_8_bits_and_four_densenets_fit_a_package(densenet: Classifier, in_8_bits: bytes):
+    assert 4 * len(in_8_bits) + 4 * len(save_weights(densenet)) < 235e6
+
+
+def test_a_channel_of_zeros_stays_one(tmp_path: Path):
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = build_classifier("densenet121", BRAIN)
+    with torch.no_grad():
+        network.network.features.conv0.weight[7] = 0
+    loaded = load_classifier(save(network, tmp_path))
+    content = save_weights(network, bits=8)
+    assert load_saved(loaded, content) == ([], [])
+    found = loaded.network.features.conv0.weight
+    assert not found[7].any()
+    assert found[6].any()
+
+
+def test_a_training_starts_from_weights_of_8_bits(resnet: Classifier, in_8_bits: bytes, tmp_path: Path):
+    path = tmp_path / "start.safetensors"
+    path.write_bytes(in_8_bits)
+    start = start_classifier("resnet101", BRAIN, str(path)).network
+    again = load_classifier(save_resnet(in_8_bits, tmp_path)).network
+    assert torch.equal(start.layer3[5].conv2.weight, again.layer3[5].conv2.weight)
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+def test_kernels_of_8_bits_without_their_scales_are_refused(in_8_bits: bytes, tmp_path: Path, change: str):
+    state = safetensors.torch.load(in_8_bits)
+    scale = state.pop("conv1.weight_scale")
+    if change == "shape":
+        state["conv1.weight_scale"] = scale[:-1]
+    model = save_resnet(safetensors.torch.save(state), tmp_path)
+    with pytest.raises(CardError, match=r"w\.safetensors: not weights of resnet101: conv1\.weight is int8 without"):
+        load_classifier(model)
+    with pytest.raises(StartError, match=r"w\.safetensors"):
+        start_classifier("resnet101", BRAIN, str(model.weights_path))
 
 
 # Starts

@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from trainer_data import FIRST_VALIDATION_ID, make_split
 
 from hemoscan.card import BRAIN, MODEL_NAMES
 from hemoscan.errors import DataError, StartError, TrainingError
-from hemoscan.networks import Classifier, build_classifier, top_unit
+from hemoscan.networks import Classifier, build_classifier, load_saved, start_classifier, top_unit
 from hemoscan.trainer import train as loop
 from hemoscan.trainer.balance import class_weights, group_weights, output_bias
 from hemoscan.trainer.experiments import Experiment, Recipe
+from hemoscan.trainer.metrics import measure
 from hemoscan.trainer.train import Progress, Trained, epoch_batches, predict, resized, sample_weights, train
 
 CPU = torch.device("cpu")
@@ -491,3 +493,40 @@ def test_the_loss_falls_and_positives_are_told_from_negatives(run_folder: Path):
     losses = [record["loss"] for record in trained.history]
     assert min(losses[-2:]) < 0.7 * losses[0]
     assert max(record["validation"]["auc"] for record in trained.history) > 0.7
+
+
+# The average of the weights
+
+
+def test_a_stopped_training_with_averaged_weights_goes_on_as_if_it_had_not(run_folder: Path):
+    recipe = recipe_of(2, ema=0.8)
+    whole = train(BASE, recipe, SPLITS, run_folder / "whole", CPU)
+    with pytest.raises(StopError):
+        train(BASE, recipe, SPLITS, run_folder / "stopped", CPU, progress=stop_at(1, 2))
+    assert_same_weights(train(BASE, recipe, SPLITS, run_folder / "stopped", CPU), whole)
+    learner = torch.load(run_folder / "whole" / "densenet-base.validation.checkpoint.pt", weights_only=True)["network"]
+    name = "features.conv0.weight"
+    assert not torch.equal(weights_of(whole)[name], learner[name].half().float()), "the average, not the last step"
+    assert whole.rounding["auc_before"] == whole.history[-1]["validation"]["auc"]
+
+
+# Rounding
+
+
+@pytest.mark.parametrize(("most", "bits"), [(1.0, 8), (-1.0, 16)], ids=["8 bits cost little", "8 bits cost too much"])
+def test_weights_are_rounded_to_8_bits_only_where_that_costs_little(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, most: float, bits: int
+):
+    monkeypatch.setitem(loop.BITS, "densenet121", 8)
+    monkeypatch.setattr(loop, "MOST_AUC_LOST", most)
+    notes: list[str] = []
+    trained = train(BASE, recipe_of(), SPLITS, run_folder, CPU, progress=Progress(note=notes.append))
+    kernels = {value.dtype for value in safetensors.torch.load(trained.weights).values() if value.ndim == 4}
+    assert kernels == {torch.int8 if bits == 8 else torch.float16}
+    assert len(notes) == (bits == 16)
+    before = trained.history[-1]["validation"]["auc"]
+    after = measure(trained.logits, VALIDATION.labels, VALIDATION.groups)["auc"]
+    assert trained.rounding == {"bits": bits, "auc_before": before, "auc_lost": before - after}
+    again = start_classifier("densenet121", recipe_of().spec, "scratch")
+    assert load_saved(again, trained.weights) == ([], [])
+    assert np.array_equal(predict(again, VALIDATION, CPU, "fp32"), trained.logits), "figures are of what ships"

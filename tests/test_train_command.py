@@ -134,6 +134,9 @@ def test_the_card_says_how_the_model_was_made(card: dict[str, Any]):
     }
     assert {key: training[key] for key in expected} == expected
     assert "non-commercial" in card["notice"]
+    rounding = card["metrics"]["rounding"]
+    assert rounding["bits"] == 16
+    assert rounding["auc_before"] - rounding["auc_lost"] == pytest.approx(card["metrics"]["auc"])
 
 
 def test_the_card_names_no_path_and_no_user(run: Run):

@@ -23,7 +23,14 @@ GAIN = 1.5
 NOISE_HU = 4.0
 
 
-def augment(images: Tensor, spec: InputSpec, generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor,
+    spec: InputSpec,
+    generator: torch.Generator,
+    *,
+    geometry: bool = True,
+    hu: bool = True,
+) -> Tensor:
     """Return changed copies of slices: mirrored, turned, zoomed, shifted, offset, scaled, sharpened or blurred, noisy.
 
     Parameters
@@ -35,8 +42,15 @@ def augment(images: Tensor, spec: InputSpec, generator: torch.Generator) -> Tens
         noise, as in a slice whose window was applied after both. Contrast changes about its level of tissue.
     generator
         On the images' device. The same state gives the same changes.
+    geometry
+        Whether slices are mirrored, turned, zoomed and shifted.
+    hu
+        Whether they are offset, scaled, sharpened or blurred, and noisy.
     """
-    softened = _soften(_move(images, generator), generator)
+    moved = _move(images, generator) if geometry else images
+    if not hu:
+        return moved
+    softened = _soften(moved, generator)
     low, high = spec.limits
     inside = (softened > low + 0.5) & (softened < high - 0.5)
     about = low if spec.tissue is None else spec.tissue

@@ -74,6 +74,13 @@ from hemoscan.console import device_option, png_window_option
     type=click.FloatRange(0, min_open=True),
     help="Adam's; strong: the highest of its cycle.  [default: 0.0005, strong: 0.0015]",
 )
+@click.option(
+    "--ema",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Ship the moving average of the weights, with this decay a step, such as 0.998.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @device_option
 @click.option(

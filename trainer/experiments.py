@@ -10,6 +10,8 @@ from typing import Any
 from hemoscan.card import ARCHITECTURES, INPUTS, MODEL_NAMES, InputSpec
 
 WARM_UP = 0.15
+PARTS = ("geometry", "hu", "crop", "alignment")
+"""What a recipe can leave out: the two halves of the augmentation, the two steps beyond the window of input `head`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class Recipe:
     """Whether the rate rises over the first steps and then falls to nothing (`rate_at`), instead of staying."""
     augment: bool = False
     """Whether slices are changed at random: `trainer.augment`."""
+    left_out: tuple[str, ...] = ()
+    """Those of `PARTS` that the training goes without, to see what they are worth."""
+    ema: float = 0.0
+    """Decay a step of the exponential moving average of the weights, which is what is measured and shipped; 0: none."""
     negatives: float = 1.0
     """Share of the negatives that an epoch shows, drawn anew each time; they weigh the more."""
     seed: int = 0
@@ -106,6 +112,10 @@ class Recipe:
             raise ValueError(f"recipe {self.name!r}; legal: {', '.join(RECIPES)}")
         if not 0 < self.negatives <= 1 or not 0 <= self.weight_decay < math.inf:
             raise ValueError("legal: share of negatives above 0 up to 1, weight decay of 0 or more, finite")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"decay of the average {self.ema}; legal: 0 or more, below 1")
+        if not set(self.left_out) <= set(PARTS):
+            raise ValueError(f"left out {self.left_out}; legal: {', '.join(PARTS)}")
         if not 32 <= self.size <= 1024:
             raise ValueError(f"size {self.size}; legal: 32 to 1024 pixels")
         if self.input not in INPUTS:
@@ -116,7 +126,10 @@ class Recipe:
     @property
     def spec(self) -> InputSpec:
         """The network's input."""
-        return replace(INPUTS[self.input], size=self.size)
+        spec = replace(INPUTS[self.input], size=self.size)
+        if "crop" in self.left_out:
+            spec = replace(spec, crop=False)
+        return replace(spec, tissue=None) if "alignment" in self.left_out else spec
 
     def size_of(self, epoch: int) -> int:
         """Return the rows and columns at which an epoch (counted from 0) is trained."""
@@ -133,6 +146,9 @@ class Recipe:
         """
         values = asdict(self)
         del values["sizes"]
+        for key in ("left_out", "ema"):  # checkpoints from before know neither
+            if not values[key]:
+                del values[key]
         if not self.one_cycle:
             del values["epochs"]
         return values

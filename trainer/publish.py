@@ -10,7 +10,6 @@ from typing import Any
 from hemoscan import __version__
 from hemoscan.card import Card
 from hemoscan.machine import describe_machine
-from hemoscan.networks import save_weights
 from hemoscan.outputs import write_atomically
 from hemoscan.trainer.experiments import Experiment, Recipe
 from hemoscan.trainer.operating_points import operating_fields
@@ -41,6 +40,8 @@ def describe_training(
         "weight_decay": recipe.weight_decay,
         "one_cycle": recipe.one_cycle,
         "augment": recipe.augment,
+        "left_out": list(recipe.left_out),
+        "ema": recipe.ema,
         "negatives": recipe.negatives,
         "seed": recipe.seed,
         **where,
@@ -66,7 +67,7 @@ def publish(
     metrics: dict[str, Any],
     notice: str,
 ) -> Path:
-    """Write `<stem>.safetensors` (16-bit) and `<stem>.json`, see `weights_stem`; return the card's path.
+    """Write `<stem>.safetensors` and `<stem>.json`, see `weights_stem`; return the card's path.
 
     Parameters
     ----------
@@ -80,7 +81,6 @@ def publish(
     The weights are written first: a card never names weights that are not there, and the pair that was there before is
     refused by its hash, not used by mistake, should the machine die between the two.
     """
-    weights = save_weights(trained.classifier)
     stem = weights_stem(experiment, division)
     # Rounded down: the threshold is a positive slice's own score.
     threshold = math.floor(metrics["threshold"] * 1e6) / 1e6
@@ -94,13 +94,13 @@ def publish(
         architecture=experiment.architecture,
         input=recipe.spec,
         weights=f"{stem}.safetensors",
-        sha256=hashlib.sha256(weights).hexdigest(),
+        sha256=hashlib.sha256(trained.weights).hexdigest(),
         training={**training, **learned},
-        metrics={"split": division.name, **metrics},
+        metrics={"split": division.name, **metrics, "rounding": trained.rounding},
         notice=notice,
         **{"threshold": threshold, **operating},
     )
-    write_atomically(folder / card.weights, lambda file: file.write(weights))
+    write_atomically(folder / card.weights, lambda file: file.write(trained.weights))
     path = folder / f"{stem}.json"
     write_atomically(path, lambda file: file.write(card.to_json().encode()))
     return path

@@ -1,4 +1,4 @@
-"""docs/performance.md: sections that benchmarks write, each replacing its own and leaving the others as they are."""
+"""docs/performance.md, docs/robustness.md: sections that benchmarks write, each its own, leaving the others alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ HEAD = """# Performance
 
 Every section is written by the command that it names, on the machine that it names.
 """
+ROBUSTNESS_SECTIONS = ("changed", "ablation", "strangers")
+ROBUSTNESS_HEAD = """# On other hospitals' slices
+
+What a model's AUC loses where slices look otherwise, and what it was not trained for. Every section is written by the
+command that it names. The slices are of one data set, without patient ids: all figures are optimistic, and for other
+scanners they are a stand-in; [your own slices](evaluation.md) tell.
+"""
 
 
-def write_section(path: Path, name: str, text: str) -> None:
-    """Put a section into the file, in the order of SECTIONS; `text` is Markdown that starts with a heading."""
-    if name not in SECTIONS:
-        raise ValueError(f"section {name!r}; legal: {', '.join(SECTIONS)}")
+def write_section(path: Path, name: str, text: str, sections: tuple[str, ...] = SECTIONS, head: str = HEAD) -> None:
+    """Put a section into the file, in the order of `sections`; `text` is Markdown that starts with a heading."""
+    if name not in sections:
+        raise ValueError(f"section {name!r}; legal: {', '.join(sections)}")
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     found = dict(re.findall(r"<!-- begin (\w+) -->\n(.*?)<!-- end \1 -->", old, flags=re.DOTALL))
     found[name] = text.strip() + "\n"
-    parts = [f"<!-- begin {key} -->\n{found[key]}<!-- end {key} -->\n" for key in SECTIONS if key in found]
-    path.write_text("\n".join([HEAD, *parts]), encoding="utf-8")
+    parts = [f"<!-- begin {key} -->\n{found[key]}<!-- end {key} -->\n" for key in sections if key in found]
+    path.write_text("\n".join([head, *parts]), encoding="utf-8")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

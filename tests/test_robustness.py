@@ -1,0 +1,78 @@
+"""The changes of the robustness table: each does what its row says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+from robustness import CHANGES, batched, chosen
+
+from hemoscan.card import BRAIN
+from hemoscan.phantom import make_phantom
+from hemoscan.preprocess import preprocess
+
+RNG = np.random.default_rng
+
+
+@pytest.fixture(scope="module")
+def head() -> np.ndarray:
+    """A slice as the data set has them: whole HU from 0 to the top of a header's window."""
+    return np.clip(make_phantom("subdural", slices=8, size=224, seed=0).hu[4], 0, 80).round().astype(np.float32)
+
+
+def test_all_positives_are_taken_and_negatives_at_even_steps():
+    labels = np.zeros(100, np.uint8)
+    labels[[3, 50, 99]] = 1
+    found = chosen(labels, 13)
+    assert {3, 50, 99} <= set(found.tolist())
+    assert len(found) == 13
+    assert np.all(np.diff(found) > 0)
+    negatives = found[labels[found] == 0]
+    assert negatives[0] == 0
+    assert negatives[-1] == 98
+    assert set(np.diff(negatives)) <= {10, 11, 12}
+
+
+def test_more_than_there_are_is_all():
+    assert chosen(np.array([0, 1, 0], np.uint8), 600).tolist() == [0, 1, 2]
+
+
+def test_batches_keep_all_in_order():
+    assert list(batched((np.float32([i]) for i in range(5)), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_another_header_window_changes_nothing_that_the_network_sees(head: np.ndarray):
+    changed = CHANGES["another header window, its top at 70"](head, RNG(0))
+    assert (changed != head).any()
+    assert np.array_equal(preprocess(changed, BRAIN), preprocess(head, BRAIN))
+
+
+@pytest.mark.parametrize("window", ["40/80", "40/120"])
+def test_an_export_that_is_declared_comes_back_as_hu(head: np.ndarray, window: str):
+    found = CHANGES[f"PNG stretched at {window}, declared"](head, RNG(0))
+    step = int(window.split("/")[1]) / 255
+    inside = head < 80
+    assert np.abs(found - head)[inside].max() <= step
+
+
+def test_geometry_is_about_the_centre(head: np.ndarray):
+    assert np.array_equal(CHANGES["flipped left to right"](head, RNG(0))[:, ::-1], head)
+    part = (head > 10).mean()
+    assert (CHANGES["zoomed to 0.7"](head, RNG(0)) > 10).mean() == pytest.approx(0.49 * part, rel=0.05)
+    assert (CHANGES["rotated by 30 degrees"](head, RNG(0)) > 10).mean() == pytest.approx(part, rel=0.05)
+    shifted = CHANGES["shifted by 10 % of the frame"](head, RNG(0))
+    before, after = (np.mean(np.nonzero(image > 10), axis=1) for image in (head, shifted))
+    assert np.abs(after - before) == pytest.approx([22.4, 22.4], abs=2)
+
+
+def test_hu_are_moved_as_said(head: np.ndarray):
+    tissue = head > 5
+    assert np.all((CHANGES["5 HU added to all but air"](head, RNG(0)) - head)[tissue] == 5)
+    assert np.all((CHANGES["5 HU taken from all"](head, RNG(0)) - head)[tissue] == -5)
+    noise = CHANGES["Gaussian noise of 5 HU"](head, RNG(0)) - head
+    assert noise.std() == pytest.approx(5, rel=0.05)
