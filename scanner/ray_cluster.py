@@ -37,6 +37,8 @@ ATTEMPTS = 2
 # Workers of a node that are lost in a row, before any of them has scored something, until the node is left out.
 NODE_ATTEMPTS = 3
 LOOK_SECONDS = 2.0
+# How long workers may take to finish what they have, once the scan is to end: Ray may have been ended, too.
+ENDING_SECONDS = 30.0
 # How long a node may take to start a Python process and import hemoscan from a share.
 PROBE_SECONDS = 180.0
 # How long a scan without any node waits for one to join.
@@ -99,11 +101,8 @@ def ray_cluster(address: str, work: Work, paths: Sequence[Path], threads: int | 
     """
     with running_ray(address) as ray:
         cluster = Cluster(ray, work, [os.path.abspath(path) for path in paths], threads)  # noqa: PTH100 - as found
-        try:
-            cluster.join()
-            yield cluster
-        finally:
-            cluster.leave()
+        cluster.join()
+        yield cluster  # Ray ends the workers when it is left
 
 
 class Cluster:
@@ -137,12 +136,6 @@ class Cluster:
             raise ClusterError(f"--ray: no answer within {PROBE_SECONDS:g} s from {names}")
         if not self._nodes:
             raise ClusterError("--ray: no node of the cluster has a processor to give; legal: at least one CPU")
-
-    def leave(self) -> None:
-        """End the workers, whatever they do."""
-        for worker in self._workers:
-            self._ray.kill(worker.actor)
-        self._workers = []
 
     def engines(self) -> Sequence[Mapping[str, str]]:
         """Return what the nodes' engines say of themselves, each once: name, device and precision."""
@@ -178,11 +171,18 @@ class Cluster:
         """
         parts = chunks(files, self.files_per_chunk, lambda file: file.entry, BYTES_PER_CHUNK)
         fresh: Iterator[_Chunk] | None = (_Chunk(part) for part in parts)
+        ending: float | None = None
         self._again.extend(itertools.islice(fresh or (), 1))  # without it no worker is started
         while self._again or fresh or any(worker.calls for worker in self._workers):
             if not going():
+                ending = ending or time.monotonic()
+                if time.monotonic() - ending > ENDING_SECONDS:
+                    _log.warning("workers do not answer: their files are left to the next run")
+                    return
                 self._again.clear()
                 fresh = None
+            elif time.monotonic() - self._looked > LOOK_SECONDS:
+                self._look()
             if not self._hand_out(fresh):
                 fresh = None
             yield from self._collect()
@@ -207,8 +207,6 @@ class Cluster:
 
     def _collect(self) -> Iterator[tuple[Batch, Inferred]]:
         """Wait for something to happen, at most until the nodes are looked at again; yield what was scored."""
-        if time.monotonic() - self._looked > LOOK_SECONDS:
-            self._look()
         calls = {call: worker for worker in self._workers for call in worker.calls}
         waiting = [*calls, *self._probes]
         if not waiting:
@@ -308,9 +306,7 @@ class Cluster:
         self._workers.append(_Worker(key, make.remote(self._work, int(cpus) or None)))
 
     def _on(self, key: str) -> Any:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
-
-        return NodeAffinitySchedulingStrategy(key, soft=False)
+        return self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(key, soft=False)
 
     def _probe_new_nodes(self) -> set[str]:
         """Ask nodes that were not seen before what they have; return all that are alive."""

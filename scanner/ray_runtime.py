@@ -18,24 +18,27 @@ LOOPBACK = "127.0.0.1"
 LOCAL = "local"
 # Ray's store of objects passed between processes: what is passed here is small, and Ray would take a third of memory.
 STORE_BYTES = 128 * 2**20
-# Read by Ray when it is imported. The last has an actor without GPU keep seeing none, without a warning that it may.
+# Read by Ray when it is imported, and by the processes it starts. An actor without GPU is to see none.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
+# Of a cluster that is started here. The first has it keep to the loopback, as Ray does by itself on macOS and Windows;
+# the second has workers compute with the priority of the scan, not behind all else that runs.
+LOCAL_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
 
 
-def import_ray() -> Any:
-    """Import Ray, its usage statistics off.
+def import_ray(address: str = LOCAL) -> Any:
+    """Import Ray, its usage statistics off, to be connected to a cluster or started here.
 
     Raises
     ------
     ExtraError
         If it is not installed.
     """
-    os.environ.update(SETTINGS)
+    os.environ.update(SETTINGS | (LOCAL_SETTINGS if address == LOCAL else {}))
     try:
         import ray  # noqa: PLC0415
     except ImportError as error:
@@ -56,7 +59,7 @@ def running_ray(address: str) -> Iterator[Any]:
     ClusterError
         If there is no cluster at the address, this machine is none of its nodes, or Ray cannot be started.
     """
-    ray = import_ray()
+    ray = import_ray(address)
     options: dict[str, Any] = {
         "logging_level": logging.CRITICAL,
         "log_to_driver": False,
