@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hemoscan.reread import Reread
     from hemoscan.resilient import Engine, ResilientEngine
     from hemoscan.results import Results
-    from hemoscan.scan import Report, ScanOptions
+    from hemoscan.scan import Elsewhere, Report, ScanOptions
 
 EXIT_FAILED = 1
 EXIT_LOCKED = 75  # EX_TEMPFAIL: worth another try
@@ -263,6 +263,14 @@ def _as_typed(name: str, value: object) -> object:
     show_default=True,
     help="Unwrap wrapped 12-bit values (RSNA's defect).",
 )
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Score on the nodes of the Ray cluster at HOST:PORT, which see the same PATHs; without ADDRESS on one that is"
+    " started here and stopped at the end. After the PATHs, or with ADDRESS.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Stop after so many files: for a trial.")
 @click.option(
     "--rescan/--resume",
@@ -363,7 +371,9 @@ def _scan_locked(
     from hemoscan.state import State  # noqa: PLC0415
     from hemoscan.stopping import graceful  # noqa: PLC0415
 
-    choice = choose_engine(options["engine"], options["device"], options["precision"], options["threads"])
+    # On a cluster the nodes choose; the engine here is for pictures alone.
+    device = options["device"] if options["ray"] is None else "cpu"
+    choice = choose_engine(options["engine"], device, options["precision"], options["threads"])
     settings = _settings(model, choice.batch_size, options)
     arguments = {"paths": [str(path) for path in paths], "output": str(output), **_as_json(options)}
     log = logging.getLogger(__name__)
@@ -373,7 +383,11 @@ def _scan_locked(
         if not options["quiet"]:
             click.echo(text, err=True)
 
-    with State(options["state"]) as state, _pictures(model, settings, paths, options) as pictures:
+    with (
+        State(options["state"]) as state,
+        _pictures(model, settings, paths, options) as pictures,
+        _elsewhere(model, settings, paths, options) as elsewhere,
+    ):
         page = _page(model, settings, pictures, options)
         results = Results(
             output,
@@ -383,11 +397,13 @@ def _scan_locked(
             page=page,
         )
         first, engine = _engine(model, choice, say)
-        where = f"{choice.device} in {choice.precision} ({choice.name})"
+        engines = [first.describe()] if elsewhere is None else elsewhere.engines()
+        where = ", ".join(f"{each['device']} in {each['precision']} ({each['name']})" for each in engines)
+        where += "" if elsewhere is None else f" by Ray, {elsewhere.describe()['nodes']} nodes"
         log.info("%s on %s, state %s, output %s", model.card.name, where, state.path, output, extra={"shown": True})
         if not options["quiet"]:
             click.echo(f"{model.card.name} on {where}, flags from {settings.threshold:.4f}", err=True)
-        job = Job(paths, model, engine, settings, arguments, own, pictures, first.load)
+        job = Job(paths, model, engine, settings, arguments, own, pictures, first.load, elsewhere)
         with graceful() as stop, show_progress(options["quiet"], paths, settings.limit) as progress:
             report = run_scan(job, results, state, progress, stop)
     for line in (summary := _summary(report, results)).splitlines():
@@ -397,6 +413,34 @@ def _scan_locked(
     if stop.signal is None:
         return report.return_code
     raise KeyboardInterrupt if stop.signal == signal.SIGINT else Terminated(128 + stop.signal)
+
+
+@contextlib.contextmanager
+def _elsewhere(
+    model: Model, settings: ScanOptions, paths: tuple[Path, ...], options: dict[str, Any]
+) -> Iterator[Elsewhere | None]:
+    """Yield the cluster that scores, None if this machine does."""
+    if options["ray"] is None:
+        yield None
+        return
+    from hemoscan.ray_cluster import ray_cluster  # noqa: PLC0415
+    from hemoscan.ray_worker import Wish, Work  # noqa: PLC0415
+
+    name = str(options["model"])
+    work = Work(
+        model=os.path.abspath(name) if name.endswith(".json") else name,  # noqa: PTH100 - links stay as found
+        card=model.card,
+        wish=Wish(options["engine"], options["device"], options["precision"]),
+        decoding=settings.decoding,
+        batch_size=options["batch_size"],
+        decoders=options["workers"],
+        file_timeout=settings.file_timeout,
+        threshold=settings.threshold,
+        calibration=settings.calibration,
+        pictures=options["heatmaps"] is not None or options["html"] is not None,
+    )
+    with ray_cluster(options["ray"], work, paths, options["threads"]) as cluster:
+        yield cluster
 
 
 @contextlib.contextmanager

@@ -75,5 +75,9 @@ class EngineError(HemoscanError, RuntimeError):
     """An engine that cannot be had on this machine, or a model that it cannot run."""
 
 
+class ClusterError(HemoscanError, RuntimeError):
+    """A cluster that cannot be joined or started, or a node of it that cannot do the work."""
+
+
 class ExportError(HemoscanError, RuntimeError):
     """A model that cannot be exported, or whose exported file scores otherwise than the model."""

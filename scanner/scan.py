@@ -9,12 +9,12 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,8 @@ FRAMES_AHEAD = 64
 # Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
 PREPROCESSING_VERSION = 2
 RUNNING, DONE, STOPPED, INTERRUPTED = "running", "done", "out of time", "interrupted"
+
+Item = TypeVar("Item")
 
 _log = logging.getLogger(__name__)
 
@@ -119,6 +121,48 @@ class Report:
         self.flagged += bool(row.flag)
 
 
+@dataclass
+class Pending:
+    """A file that is being scored: it is kept once all of its frames are."""
+
+    position: int
+    entry: Entry
+    scored: list[Scored] = field(default_factory=list)
+
+
+Batch = list[tuple[Pending, Decoded]]
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What an engine made of a batch."""
+
+    logits: Sequence[float | None]
+    """One for each of the batch; None for what has no image."""
+    maps: Sequence[NDArray[np.float32] | None]
+    """Class activation maps of shape (h, w), one for each of the batch; None where no picture is made of it."""
+    engine: Mapping[str, str]
+    """What scored them, as it describes itself."""
+
+
+class Elsewhere(Protocol):
+    """Decodes and infers on other machines, or in other processes."""
+
+    def engines(self) -> Sequence[Mapping[str, str]]:
+        """Return what its engines say of themselves, as far as they are known: name, device and precision."""
+
+    def describe(self) -> dict[str, object]:
+        """Return what the run record says of it."""
+
+    def score(
+        self, files: Iterator[Pending], going: Callable[[], bool]
+    ) -> Generator[tuple[Batch, Inferred], None, None]:
+        """Yield whole files with their logits, in any order, a bounded number ahead.
+
+        Images are left out but of slices that may need a picture. Takes no more files once `going` says no.
+        """
+
+
 @dataclass(frozen=True)
 class Job:
     """What a scan is made of."""
@@ -136,6 +180,8 @@ class Job:
     """Takes the pictures of flagged slices; None: none are made."""
     prepare: Callable[[], object] = lambda: None
     """Called in the thread that infers as soon as a file has to be read, while it is read: loads the engine."""
+    elsewhere: Elsewhere | None = None
+    """Decodes and infers in place of this process; None: this process does."""
 
 
 def scan(
@@ -184,30 +230,6 @@ def scan(
     return run.report
 
 
-Batch = list[tuple["_File", Decoded]]
-
-
-@dataclass(frozen=True)
-class _Inferred:
-    """What the engine made of a batch."""
-
-    logits: list[float]
-    """One for each image."""
-    maps: Sequence[NDArray[np.float32]]
-    """Class activation maps of shape (h, w), one for each image if there are to be pictures."""
-    settings: str
-    """What scored them: see `settings_key`."""
-
-
-@dataclass
-class _File:
-    """A file that is being scored: it is kept once all of its frames are."""
-
-    position: int
-    entry: Entry
-    scored: list[Scored] = field(default_factory=list)
-
-
 class _Run:
     """A scan that is going on."""
 
@@ -217,7 +239,7 @@ class _Run:
         self._machine = describe_machine()
         self._clock = time.monotonic()
         self._own = results.paths | state.paths | job.own
-        self._waiting: deque[_File] = deque()
+        self._waiting: deque[Pending] = deque()
         self._settling: Settling | None = None
         self._lacking_overlays: list[Row] = []
         self._prepared: Future[object] | None = None
@@ -232,15 +254,12 @@ class _Run:
     def go(self, progress: Callable[[Report], None]) -> None:
         """Score what is new, batch after batch."""
         options = self._job.options
-        self._state.use(settings_key(self._job))
+        self._use()
         if options.settle:
             self._settling = Settling(self._job.paths, options.settle)
         due = self._clock + min(FIRST_PUBLISH_SECONDS, PUBLISH_SECONDS)
-        with (
-            ThreadPoolExecutor(1, thread_name_prefix="inference") as thread,
-            contextlib.closing(_decoded(self._new_entries(thread), options)) as decoded,
-        ):
-            for batch, inferred in self._inferred(_batches(self._frames(decoded), options.batch_size), thread):
+        with contextlib.closing(self._here() if self._job.elsewhere is None else self._elsewhere()) as batches:
+            for batch, inferred in batches:
                 for row in self._score(batch, inferred):
                     self.report.add(row)
                     self.report.scored += row.decoded.status == OK
@@ -250,9 +269,35 @@ class _Run:
                     due = self._publish_meanwhile()
         self._state.commit()
 
-    def _inferred(self, batches: Iterable[Batch], thread: ThreadPoolExecutor) -> Iterator[tuple[Batch, _Inferred]]:
+    def _here(self) -> Generator[tuple[Batch, Inferred], None, None]:
+        """Yield batches with their logits: decoded ahead in worker processes, inferred in a thread."""
+        options = self._job.options
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="inference") as thread,
+            contextlib.closing(_decoded(self._new_entries(thread), options)) as decoded,
+        ):
+            yield from self._inferred(_batches(self._frames(decoded), options.batch_size), thread)
+
+    def _elsewhere(self) -> Generator[tuple[Batch, Inferred], None, None]:
+        """Yield whole files with their logits, as they come back."""
+        elsewhere = self._job.elsewhere
+        if elsewhere is None:
+            return
+        with contextlib.closing(elsewhere.score(self._new_files(), lambda: self.ending() == DONE)) as answers:
+            for batch, inferred in answers:
+                yield [(file, self._settled(frame)) for file, frame in batch], inferred
+
+    def _use(self, engine: Mapping[str, str] | None = None) -> None:
+        """Tell the state by what is scored: by this engine, or the first there is; by others, too, elsewhere."""
+        elsewhere = self._job.elsewhere
+        engines = [self._job.engine.describe()] if elsewhere is None else elsewhere.engines()
+        if engine is not None:
+            engines = [engine, *(engines if elsewhere is not None else ())]
+        self._state.use(*(settings_key(self._job, each) for each in engines))
+
+    def _inferred(self, batches: Iterable[Batch], thread: ThreadPoolExecutor) -> Iterator[tuple[Batch, Inferred]]:
         """Yield batches with their logits, in order; the next batch waits by the engine, so that it never idles."""
-        waiting: deque[tuple[Batch, Future[_Inferred | None]]] = deque()
+        waiting: deque[tuple[Batch, Future[Inferred | None]]] = deque()
         try:
             for batch in batches:
                 waiting.append((batch, thread.submit(self._infer, batch)))
@@ -266,21 +311,15 @@ class _Run:
             for _, future in waiting:
                 future.cancel()
 
-    def _infer(self, batch: Batch) -> _Inferred | None:
+    def _infer(self, batch: Batch) -> Inferred | None:
         """Infer a batch, in the thread of inference; None if the scan is to begin no more."""
         if self.ending() != DONE:
             return None
         if self._prepared is not None:
             self._prepared.result()  # raises what went wrong
-        images = [decoded.image for _, decoded in batch if decoded.image is not None]
-        logits: NDArray[np.float64] = np.empty(0)
-        maps: Sequence[NDArray[np.float32]] = ()
-        if images and self._job.pictures is not None:
-            logits, stacked = self._job.engine.logits_and_maps(np.stack(images))
-            maps = list(stacked)
-        elif images:
-            logits = self._job.engine.logits(np.stack(images))
-        return _Inferred(logits.tolist(), maps, settings_key(self._job))  # the engine may have lost its device
+        engine = self._job.engine
+        logits, maps = infer(engine, [decoded for _, decoded in batch], with_maps=self._job.pictures is not None)
+        return Inferred(logits, maps, engine.describe())  # which may have lost its device
 
     def publish(self, state: str) -> None:
         """Write the three files: of what was met, and before the end also of what is known and was not met yet."""
@@ -340,10 +379,15 @@ class _Run:
             yield row
 
     def _new_entries(self, thread: ThreadPoolExecutor) -> Iterator[Entry]:
-        """Yield what is found and not known, but for the run's own files, which may lie in a scanned folder.
+        """Yield what is new, and note the order. The first that has to be read has the engine loaded."""
+        for file in self._new_files():
+            if self._prepared is None and not (file.entry.error or file.entry.skipped):
+                self._prepared = thread.submit(self._job.prepare)
+            self._waiting.append(file)
+            yield file.entry
 
-        The first that has to be read has the engine loaded.
-        """
+    def _new_files(self) -> Iterator[Pending]:
+        """Yield what is found and not known, but for the run's own files, which may lie in a scanned folder."""
         options = self._job.options
         found = (entry for entry in find_entries(self._job.paths) if entry.path not in self._own)
         entries: Iterable[Entry] = newest_first(found) if options.newest_first else found
@@ -356,47 +400,67 @@ class _Run:
                 self._state.meet(position, file)
                 self.report.known += 1
                 continue
-            taken = entry if self._settling is None else self._settling.hold(entry)
-            if self._prepared is None and not (taken.error or taken.skipped):
-                self._prepared = thread.submit(self._job.prepare)
-            self._waiting.append(_File(position, taken))
-            yield taken
+            yield Pending(position, entry if self._settling is None else self._settling.hold(entry))
 
-    def _frames(self, decoded: Iterable[Decoded]) -> Iterator[tuple[_File, Decoded]]:
+    def _frames(self, decoded: Iterable[Decoded]) -> Iterator[tuple[Pending, Decoded]]:
         """Yield the frames of each file with the file: they come in the order in which the files were given."""
         for frame in decoded:
             file = self._waiting.popleft() if frame.last else self._waiting[0]
-            yield file, frame if self._settling is None else self._settling.hold_back(frame)
+            yield file, self._settled(frame)
 
-    def _score(self, batch: Batch, inferred: _Inferred) -> Iterator[Row]:
+    def _settled(self, frame: Decoded) -> Decoded:
+        """Return a slice of a study that is still arriving as one that is skipped, others as they are."""
+        return frame if self._settling is None else self._settling.hold_back(frame)
+
+    def _score(self, batch: Batch, inferred: Inferred) -> Iterator[Row]:
         """Score a batch, and give the state the files that are thereby complete."""
-        logits, maps = iter(inferred.logits), iter(inferred.maps)
-        self._state.use(inferred.settings)
-        for file, decoded in batch:
-            scored = _with_logit(decoded, None if decoded.image is None else next(logits))
+        pictures = self._job.pictures
+        self._use(inferred.engine)
+        for (file, decoded), logit, activation in zip(batch, inferred.logits, inferred.maps, strict=True):
+            scored = _with_logit(decoded, logit if decoded.status == OK else None)
             file.scored.append(scored)
             if decoded.last:
                 self._state.add(file.position, file.entry, file.scored)
             if scored[0].status == ERROR:
                 _log.info("error: %s: %s", decoded.path, scored[0].reason)
             row = _row(*scored, self._job)
-            if self._job.pictures is not None and decoded.image is not None:
-                activation = next(maps)
-                if row.flag:
-                    self._job.pictures.take(row, decoded.image, activation)
+            if row.flag and pictures is not None and decoded.image is not None and activation is not None:
+                pictures.take(row, decoded.image, activation)
             yield row
 
 
-def _chunks(entries: Iterable[Entry], files: int) -> Iterator[list[Entry]]:
+def infer(
+    engine: Engine, frames: Sequence[Decoded], *, with_maps: bool
+) -> tuple[list[float | None], list[NDArray[np.float32] | None]]:
+    """Return logits, and class activation maps of shape (h, w) if asked for; None for frames without image."""
+    images = [frame.image for frame in frames if frame.image is not None]
+    logits: Iterator[float] = iter(())
+    maps: Iterator[NDArray[np.float32]] = iter(())
+    if images and with_maps:
+        scores, stacked = engine.logits_and_maps(np.stack(images))
+        logits, maps = iter(scores.tolist()), iter(stacked)
+    elif images:
+        logits = iter(engine.logits(np.stack(images)).tolist())
+    there = [frame.image is not None for frame in frames]
+    return (
+        [next(logits) if image else None for image in there],
+        [next(maps) if image and with_maps else None for image in there],
+    )
+
+
+def chunks(
+    items: Iterable[Item], files: int, entry_of: Callable[[Item], Entry], most: int = BYTES_PER_TASK
+) -> Iterator[list[Item]]:
     """Yield what a worker is given at a time: several small files, since each task has a cost of its own."""
-    chunk: list[Entry] = []
-    size = 0
-    for entry in entries:
-        if chunk and (len(chunk) == files or size + entry.size > BYTES_PER_TASK):
+    chunk: list[Item] = []
+    held = 0
+    for item in items:
+        size = entry_of(item).size
+        if chunk and (len(chunk) == files or held + size > most):
             yield chunk
-            chunk, size = [], 0
-        chunk.append(entry)
-        size += entry.size
+            chunk, held = [], 0
+        chunk.append(item)
+        held += size
     if chunk:
         yield chunk
 
@@ -419,7 +483,7 @@ def _decoded(entries: Iterator[Entry], options: ScanOptions) -> Generator[Decode
     decoding = replace(options.decoding, most_frames=FRAMES_AHEAD)
     decoders = DecoderOptions(decoding, options.workers, options.file_timeout)
     with DecoderPool(decoders) as pool:
-        for chunk in _chunks(entries, FILES_PER_TASK if options.workers else 1):
+        for chunk in chunks(entries, FILES_PER_TASK if options.workers else 1, lambda entry: entry):
             waiting.append((chunk, pool.submit(chunk)))
             while sum(len(chunk) for chunk, _ in waiting) >= files_ahead or _bytes_held(waiting) > BYTES_AHEAD:
                 yield from _whole(pool, *waiting.popleft())
@@ -442,14 +506,14 @@ def _whole(pool: DecoderPool, entries: Sequence[Entry], future: Future[list[Deco
             entry = next(remaining, entry)
 
 
-def _in_time(batch: Batch, future: Future[_Inferred | None]) -> Iterator[tuple[Batch, _Inferred]]:
+def _in_time(batch: Batch, future: Future[Inferred | None]) -> Iterator[tuple[Batch, Inferred]]:
     """Yield a batch with its logits, unless it was not begun."""
     inferred = future.result()
     if inferred is not None:
         yield batch, inferred
 
 
-def _batches(frames: Iterable[tuple[_File, Decoded]], size: int) -> Iterator[Batch]:
+def _batches(frames: Iterable[tuple[Pending, Decoded]], size: int) -> Iterator[Batch]:
     """Yield lists with `size` images each (the last with fewer), and the frames without image that stand between."""
     batch: Batch = []
     images = 0
@@ -479,9 +543,8 @@ def _row(decoded: Decoded, logit: float | None, job: Job) -> Row:
     return Row(decoded, probability, probability >= job.options.threshold, model)
 
 
-def settings_key(job: Job) -> str:
+def settings_key(job: Job, engine: Mapping[str, str]) -> str:
     """Return all that a logit depends on, besides the file: what was scored by another key is scored again."""
-    engine = job.engine.describe()
     decoding = job.options.decoding
     key = {
         "weights": job.model.card.sha256,
@@ -507,10 +570,11 @@ def run_record(report: Report, job: Job, machine: dict[str, object]) -> dict[str
         "study_threshold": job.options.study_threshold,
         "arguments": job.arguments,
         "engine": {
-            **job.engine.describe(),
+            **(job.engine.describe() if job.elsewhere is None else job.elsewhere.engines()[0]),
             "batch_size": job.options.batch_size,
             "notes": getattr(job.engine, "notes", []),
         },
+        **({} if job.elsewhere is None else {"ray": job.elsewhere.describe()}),
         "machine": machine,
         "counts": {"files": report.files, **report.counts, "flagged": report.flagged},
         "of_these": {"files_known": report.known, "slices_scored": report.scored, "files_pruned": report.pruned},

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple, replace
 from typing import Any
 
-from hemoscan.slices import SKIPPED, Decoded
+from hemoscan.slices import OK, SKIPPED, Decoded
 from hemoscan.sniff import DICOM, sniff
 from hemoscan.sources import Entry, Reader, find_entries
 from hemoscan.text import to_bytes, to_text
@@ -47,7 +47,7 @@ class Settling:
 
     def hold_back(self, decoded: Decoded) -> Decoded:
         """Return a slice of a study that is still arriving as one that is skipped, others as they are."""
-        if decoded.image is None or (decoded.identity.study_uid or decoded.folder) not in self._studies:
+        if decoded.status != OK or (decoded.identity.study_uid or decoded.folder) not in self._studies:
             return decoded
         return replace(decoded, image=None, status=SKIPPED, reason=UNSETTLED, passing=True)
 

@@ -28,11 +28,17 @@ _MET = _ROWS + "met JOIN files ON files.id = met.file JOIN slices ON slices.file
 _NOT_MET = (
     _ROWS  # noqa: S608 - a constant
     + """files JOIN slices ON slices.file = files.id
-    WHERE settings = ? AND path >= ? AND path < ? AND id NOT IN (SELECT file FROM met) ORDER BY path, part, ordinal"""
+    WHERE settings IN (SELECT value FROM json_each(:known)) AND path >= :low AND path < :high AND NOT EXISTS (
+        SELECT 1 FROM files AS other WHERE other.path = files.path AND other.part = files.part AND (
+            other.id IN (SELECT file FROM met)
+            OR other.id > files.id AND other.settings IN (SELECT value FROM json_each(:known))))
+    ORDER BY path, part, ordinal"""
 )
 _ADD_FILE = """INSERT INTO files (path, part, settings, member, size, mtime_ns, passing) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET member = excluded.member, size = excluded.size, mtime_ns = excluded.mtime_ns,
     passing = excluded.passing RETURNING id"""
+# What was met twice keeps its first place, whichever of the two is scored first.
+_MEET = "INSERT INTO met VALUES (?, ?) ON CONFLICT (file) DO UPDATE SET position = min(position, excluded.position)"
 _ADD_SLICE = "INSERT INTO slices VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ANY_MET = """SELECT 1 FROM met JOIN files ON files.id = met.file WHERE path >= ? AND path < ? AND size > 0 LIMIT 1"""
 _MAYBE_GONE = """SELECT id, path, part, member, mtime_ns FROM files WHERE path >= ? AND path < ? AND id > ?
@@ -55,6 +61,7 @@ class State:
         """Open it, or make it; raises StateError, see `open_database`."""
         self.path = path
         self._settings = 0
+        self._known = "[]"
         self._connection = open_database(path)
         with self._told():
             self._connection.execute("CREATE TEMP TABLE met (position INTEGER PRIMARY KEY, file INTEGER UNIQUE)")
@@ -71,28 +78,31 @@ class State:
         path = os.path.abspath(self.path)  # noqa: PTH100 - links stay as found
         return frozenset(path + suffix for suffix in ("", *COMPANIONS))
 
-    def use(self, settings: str) -> None:
-        """Say by what slices are scored from now on: only what was scored by the same is known."""
+    def use(self, settings: str, *others: str) -> None:
+        """Say by what slices are scored from now on: only what was scored by the same is known, or by `others`."""
         with self._told():
-            self._connection.execute("INSERT OR IGNORE INTO settings (text) VALUES (?)", (settings,))
-            (self._settings,) = self._connection.execute(
-                "SELECT id FROM settings WHERE text = ?", (settings,)
-            ).fetchone()
+            ids = [self._id_of(text) for text in (settings, *others)]
+        self._settings, self._known = ids[0], json.dumps(ids)
+
+    def _id_of(self, settings: str) -> int:
+        self._connection.execute("INSERT OR IGNORE INTO settings (text) VALUES (?)", (settings,))
+        (found,) = self._connection.execute("SELECT id FROM settings WHERE text = ?", (settings,)).fetchone()
+        return int(found)
 
     def find(self, entry: Entry) -> int | None:
-        """Return the number of a file if it is known: by path, size and time, scored by the settings in use."""
+        """Return the number of a file if it is known: by path, size and time, scored by what `use` was told."""
         with self._told():
             found = self._connection.execute(
-                "SELECT id FROM files WHERE path = ? AND part = ? AND settings = ? AND size = ? AND mtime_ns = ?"
-                " AND NOT passing",
-                (*_key(entry), self._settings, *_stamp(entry)),
+                "SELECT id FROM files WHERE path = ? AND part = ? AND settings IN (SELECT value FROM json_each(?))"
+                " AND size = ? AND mtime_ns = ? AND NOT passing ORDER BY id DESC",
+                (*_key(entry), self._known, *_stamp(entry)),
             ).fetchone()
         return None if found is None else int(found[0])
 
     def meet(self, position: int, file: int) -> None:
         """Note that the run met a known file at a place in its order; a file that is met again keeps its first."""
         with self._told():
-            self._connection.execute("INSERT OR IGNORE INTO met VALUES (?, ?)", (position, file))
+            self._connection.execute(_MEET, (position, file))
 
     def add(self, position: int, entry: Entry, scored: Sequence[Scored]) -> None:
         """Take in what became of a file, in place of what was known of it; kept from the next `commit` on.
@@ -109,7 +119,7 @@ class State:
             self._connection.execute("DELETE FROM slices WHERE file = ?", (file,))
             cells = (_cells(file, ordinal, *item) for ordinal, item in enumerate(scored))
             self._connection.executemany(_ADD_SLICE, cells)
-            self._connection.execute("INSERT OR IGNORE INTO met VALUES (?, ?)", (position, file))
+            self._connection.execute(_MEET, (position, file))
 
     def settings_of(self, weights: str) -> list[str]:
         """Return by what slices were scored with weights of this SHA-256, what knows most files last."""
@@ -135,12 +145,16 @@ class State:
         """Yield what is known, from runs before, of files under the roots that this run has not met (yet)."""
         with self._told():
             for bounds in _ranges(roots):
-                yield from map(_scored, self._connection.execute(_NOT_MET, (self._settings, *bounds)))
+                yield from self._not_met(*bounds)
 
     def rows_known(self) -> Iterator[Scored]:
         """Yield all that is known by the settings in use."""
         with self._told():
-            yield from map(_scored, self._connection.execute(_NOT_MET, (self._settings, b"", b"\xff")))
+            yield from self._not_met(b"", b"\xff")
+
+    def _not_met(self, low: bytes, high: bytes) -> Iterator[Scored]:
+        bounds = {"known": self._known, "low": low, "high": high}
+        return map(_scored, self._connection.execute(_NOT_MET, bounds))
 
     def prune(self, roots: Iterable[str]) -> int:
         """Forget the files under the roots that are gone, and members of zips that changed; return how many.

@@ -17,6 +17,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"doctor_cli"}),
     frozenset({"console", "doctor"}),
+    frozenset({"ray_cluster"}),
+    frozenset({"ray_worker"}),
     frozenset({"scan", "report", "codecs", "objects"}),
     frozenset({"finding", "redraw", "reread"}),
     frozenset({"isolation"}),
@@ -39,6 +41,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"dicom", "raster", "preprocess", "series", "content", "intended"}),
+    frozenset({"ray_runtime"}),
     frozenset({"bounds", "card", "head", "slices", "sniff", "outputs", "machine"}),
     frozenset({"chart", "config", "heatmap", "lazy", "located", "lock", "logs", "operating", "stopping", "text"}),
     frozenset({"resilient"}),
