@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SECTIONS = ("scan", "heatmaps", "engines", "parity")
+SECTIONS = ("scan", "heatmaps", "page", "engines", "parity")
 HEAD = """# Performance
 
 Every section is written by the command that it names, on the machine that it names.
