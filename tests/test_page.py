@@ -226,4 +226,4 @@ def test_an_empty_scan_makes_a_page(tmp_path: Path):
 def test_series_have_their_own_charts(tmp_path: Path):
     rows = [*make_study(1), *(scored("1.2.840.1", n, 0.2, series_uid="other") for n in range(5))]
     text, _ = page_of(tmp_path, rows)
-    assert re.findall(r"Scores of (\d+) slices", text) == ["24", "5"]
+    assert re.findall(r"aria-label=\"Scores along z, .* of (\d+) flagged\"", text) == ["24", "5"]

@@ -5,7 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SECTIONS = ("scan", "growth", "start", "workers", "heatmaps", "decoding", "engines", "parity", "int8")
+SECTIONS = (
+    "scan",
+    "growth",
+    "start",
+    "workers",
+    "heatmaps",
+    "page",
+    "decoding",
+    "engines",
+    "parity",
+    "int8",
+    "robustness",
+)
 HEAD = """# Performance
 
 Every section is written by the command that it names, on the machine that it names.
