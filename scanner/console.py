@@ -66,16 +66,16 @@ def show_progress(quiet: bool, paths: Sequence[Path], limit: int | None = None) 
     The time left is of files that are not known yet, once all are counted, which another thread does meanwhile. A file
     of many frames is worth one: the time left is then too short, and is no longer shown once more are done.
     """
-    from tqdm import tqdm  # noqa: PLC0415
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda report: None
+        return
+    from tqdm import tqdm  # noqa: PLC0415 - slow to import
 
-    disable = True if quiet or sys.stderr is None else None
-    with tqdm(unit=" slices", disable=disable, file=sys.stderr, dynamic_ncols=True) as bar:
-        count = None if bar.disable else _Count(paths, limit)
+    with tqdm(unit=" slices", file=sys.stderr, dynamic_ncols=True) as bar:
+        count = _Count(paths, limit)
 
         def show(report: Report) -> None:
-            if bar.disable:  # tqdm would format its figures all the same
-                return
-            if count is not None and count.total is not None:
+            if count.total is not None:
                 bar.total = max(count.total - report.known, 0)
             bar.set_postfix(flagged=report.flagged, errors=report.counts["error"], refresh=False)
             bar.update()
@@ -83,8 +83,7 @@ def show_progress(quiet: bool, paths: Sequence[Path], limit: int | None = None) 
         try:
             yield show
         finally:
-            if count is not None:
-                count.stopped.set()
+            count.stopped.set()
 
 
 class _Count:

@@ -48,13 +48,15 @@ class Graphs:
     def run(self, images: NDArray[np.uint8]) -> tuple[Tensor, Tensor] | None:
         """Return logits and maps for inputs of shape (n, size, size); None if they are to be had without a graph."""
         repeats, self._last = len(images) == self._last, len(images)
-        if repeats and self._replay is None and not self._failed:
+        fits = self._replay is not None and len(images) <= self._replay.size
+        if repeats and not fits and not self._failed:
             self._try(images.shape)
         if self._replay is None or len(images) > self._replay.size:
             return None
         return self._replay(images)
 
     def _try(self, shape: tuple[int, ...]) -> None:
+        self._replay = None  # lets go of a smaller one's memory
         try:
             self._replay = self._capture(shape)
         except RuntimeError as error:  # out of memory is one, too

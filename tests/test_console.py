@@ -62,6 +62,7 @@ def test_the_progress_fits_80_columns(ten_files: Path, monkeypatch: pytest.Monke
 def test_no_progress_under_cron_and_when_quiet(
     ten_files: Path, monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, quiet: bool
 ):
+    monkeypatch.setitem(sys.modules, "tqdm", None)  # whose import would be a part of every start
     assert show(ten_files, monkeypatch, stream, quiet=quiet, rows=1) == ""
 
 

@@ -153,9 +153,9 @@ def test_a_call_is_captured_once_its_batch_repeats():
         [0, 1, 2, 3, 4],
         [0, 1],
         None,
-        None,
+        [0, 1, 2, 3, 4, 5],
     ]
-    assert captured == [(5, 4, 4)]
+    assert captured == [(5, 4, 4), (6, 4, 4)]
 
 
 def test_a_call_that_cannot_be_captured_is_tried_once(caplog: pytest.LogCaptureFixture):
