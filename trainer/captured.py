@@ -34,7 +34,7 @@ class CudaGraphs:
     """PyTorch's CUDA graphs, on a stream of their own."""
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def run(self, work: Callable[[], Tensor], *, tune: bool) -> Tensor:
         """See `Graphs`. On the stream of the capture, as PyTorch asks for: gradients keep to the stream they met."""
