@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import time
@@ -112,6 +113,7 @@ def train(
     training = _Training(experiment, recipe, splits, device, precision, processes)
     training.forward = Forward(processes.wrap(training.classifier), compiled=compiled, note=progress.note)
     if captured:
+        gc.collect()  # the graph of the training before holds its memory until then
         training.step = Captured(training.learn, CudaGraphs(device), progress.note)
     path = checkpoint_path(run_folder, experiment, name)
     training.restore(load_checkpoint(path, training.identity))
@@ -341,12 +343,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, rate: Tensor | None) -> tor
     """Return AdamW; with a rate on a CUDA GPU as one kernel a step, which can be captured."""
     if rate is None:
         return torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), rate, weight_decay=recipe.weight_decay, fused=True, capturable=True
-    )
-    # Else PyTorch warns of every optimizer whose first steps are not captured, as its own notes ask for.
-    optimizer._warned_capturable_if_run_uncaptured = True
-    return optimizer
+    return torch.optim.AdamW(model.parameters(), rate, weight_decay=recipe.weight_decay, fused=True, capturable=True)
 
 
 def steps_ahead(device: torch.device) -> int:
