@@ -16,7 +16,6 @@ SECTIONS = (
     "engines",
     "parity",
     "int8",
-    "robustness",
 )
 HEAD = """# Performance
 
