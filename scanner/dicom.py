@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import replace
@@ -220,6 +221,10 @@ def _decode(header: Dataset, index: int) -> NDArray[np.number[Any]]:
         if syntax in JPEG_FAMILY and "PixelData" in header:
             frames = integer(header, "NumberOfFrames") or 1
             check_codestream(get_frame(header.PixelData, index, number_of_frames=frames), header.Rows, header.Columns)
+        if syntax in JPEG2000TransferSyntaxes:
+            # The fastest (docs/performance.md); for what it cannot decode, pydicom asks the others, GDCM first.
+            with contextlib.suppress(Exception):
+                return pixel_array(header, index=index, decoding_plugin="pylibjpeg")
         return pixel_array(header, index=index)
     except (KeyboardInterrupt, SystemExit):
         raise

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -47,6 +48,7 @@ from pydicom.uid import (
 )
 from strategies import Stored, stored_slices
 
+from hemoscan import dicom
 from hemoscan.dicom import check_eligible, count_frames, identify, read_frame, read_header, referenced_files
 from hemoscan.errors import ImageError, NotForModelError
 from hemoscan.slices import HUFrame
@@ -631,3 +633,20 @@ class TestDICOMDIR:
         path.write_bytes(to_bytes(make_ct(hu_ramp())))
         with pytest.raises(ImageError, match=r"DirectoryRecordSequence \(0004,1220\)"):
             referenced_files(path)
+
+
+def test_jpeg_2000_is_decoded_by_the_fastest_and_by_others_where_that_fails(monkeypatch: pytest.MonkeyPatch):
+    header = transcode(make_ct(hu_ramp()), JPEG2000Lossless)
+    asked: list[str] = []
+
+    def watch(source: Dataset, *, index: int, decoding_plugin: str = "") -> np.ndarray[Any, Any]:
+        asked.append(decoding_plugin)
+        if decoding_plugin and len(asked) > 1:
+            raise RuntimeError("cannot")
+        return pixel_array(source, index=index, decoding_plugin=decoding_plugin)
+
+    monkeypatch.setattr(dicom, "pixel_array", watch)
+    first, second = (read_frame(header).hu for _ in range(2))
+    assert asked == ["pylibjpeg", "pylibjpeg", ""]
+    np.testing.assert_array_equal(first, hu_ramp())
+    np.testing.assert_array_equal(second, hu_ramp())

@@ -29,7 +29,6 @@ CONFIG = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "int8, performance preset": {"preset": "performance"},
     "int8, mixed preset": {"preset": "mixed"},
-    "int8, mixed preset, exact bias correction": {"preset": "mixed", "fast_bias_correction": False},
 }
 
 

@@ -105,12 +105,15 @@ def measure(options: argparse.Namespace, work: Path, outputs: Path) -> str:
     for workers in map(int, options.workers.split(",")):
         decoded = decoding(folder, options.model, workers)
         ran = scan(folder, options, workers, outputs / f"{workers}.csv", count)
-        whole, running = count / ran.seconds, count / max(ran.seconds - started, 1e-9)
-        limit = min(model, decoded)
-        figures = [f"{rate:.0f}" for rate in (decoded, whole, running)]
-        rows.append([str(workers), *figures, f"{whole / limit:.2f}", f"{running / limit:.2f}", f"{ran.peak_mib:.0f}"])
+        limit, whole = min(model, decoded), count / ran.seconds
+        more = ["", ""]  # so few slices that starting hides them
+        if ran.seconds > started:
+            running = count / (ran.seconds - started)
+            more = [f"{running:.0f}", f"{running / limit:.2f}"]
+        figures = [f"{decoded:.0f}", f"{whole:.0f}", f"{whole / limit:.2f}", *more]
+        rows.append([str(workers), *figures, f"{ran.peak_mib:.0f}"])
         print(rows[-1], flush=True)
-    header = ["workers", "decoding alone", "scan", "scan without starting", "scan of the smaller limit"]
+    header = ["workers", "decoding alone", "scan", "of the smaller limit", "scan without starting"]
     command = f"--device {options.device} --model {options.model} --slices {count} --workers {options.workers}"
     return f"""## By number of workers
 `python tests/benchmarks/workers.py {command} --format {options.format} --write docs/performance.md`:
@@ -120,7 +123,7 @@ Slices/s of {count} slices of 512 x 512, {options.format}. Bare model ({what}): 
 from a scan of one slice: {started:.2f} s. The smaller limit is that of bare model and decoding alone (aim on a GPU: 0.8
 of it). Memory is of the process and its children, the GPU's own not counted.
 
-{table([*header, "the same without starting", "peak MiB"], rows)}
+{table([*header, "of the smaller limit", "peak MiB"], rows)}
 """
 
 
