@@ -34,7 +34,9 @@ SHOWN = {
 # Options in the text that are other programs', or one of ours twice.
 OTHERS = {
     "-vv",
-    "--no-deps",
+    "--system",
+    "--dry-run",
+    "--find-links",
     "--no-index",
     "--gpus",
     "--extra-index-url",
