@@ -13,6 +13,8 @@ extensions = ["myst_parser", "sphinx_click"]
 exclude_patterns = ["_build"]
 highlight_language = "none"
 myst_heading_anchors = 3
+# Quotes and dots, but no dashes: options begin with two hyphens.
+smartquotes_action = "qe"
 
 # Self-contained: nothing on a page is loaded from elsewhere.
 html_theme = "furo"

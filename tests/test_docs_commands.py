@@ -34,8 +34,6 @@ SHOWN = {
 # Options in the text that are other programs', or one of ours twice.
 OTHERS = {
     "-vv",
-    "--no-deps",
-    "--no-index",
     "--gpus",
     "--extra-index-url",
     "--nproc-per-node",

@@ -132,7 +132,7 @@ def measure(options: argparse.Namespace, folder: Path) -> str:
     for way in WAYS:
         parts = [ran.pictures for ran in found[way] if ran.pictures is not None]
         rates = [statistics.median(getattr(ran, name) for ran in found[way]) for name in ("cpu", "wall")]
-        row = [way, *(f"{1000 * rate / options.slices:.1f}" for rate in rates)]
+        row = [f"`{way}`" if way.startswith("--") else way, *(f"{1000 * rate / options.slices:.1f}" for rate in rates)]
         if parts:
             cpu, waited = (statistics.median(getattr(part, name) for part in parts) for name in ("cpu", "wall"))
             row += [f"{1000 * cpu / parts[0].made:.1f}", f"{100 * cpu / plain:.1f} %", f"{100 * waited / wall:.1f} %"]

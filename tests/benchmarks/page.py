@@ -9,6 +9,7 @@ frame that follows is drawn; the median and the longest of some rounds.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -41,6 +42,7 @@ TIME = """new Promise(done => {{
 
 def measure(browser: Chromium, studies: int, page: Path) -> str:
     """Measure all; return the section of docs/performance.md."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     write_page(page, rows_of_studies(studies))
     started = time.perf_counter()
     browser.open(page)
@@ -54,11 +56,11 @@ def measure(browser: Chromium, studies: int, page: Path) -> str:
         rows.append([name, f"{statistics.median(times):.0f}", f"{max(times):.0f}"])
     pictures, size = page.read_text(encoding="utf-8").count("data-picture="), page.stat().st_size / 2**20
     return f"""## The worklist page
-`python tests/benchmarks/page.py --studies {studies} --write docs/performance.md`: {machine_line()}; chromium, headless,
-without GPU.
+`python tests/benchmarks/page.py --studies {studies} --write docs/performance.md`: {machine_line()};
+chromium, headless, without GPU; load average {load:.1f} before the start: so many other processes wanted the cores.
 
-A page of {studies} studies with {pictures} pictures, {size:.1f} MiB. Milliseconds from the user's action to the frame that
-shows it, of {ROUNDS} rounds; opening is from asking for the file until all of it is loaded, once.
+A page of {studies} studies with {pictures} pictures, {size:.1f} MiB. Milliseconds from the user's action to the frame
+that shows it, of {ROUNDS} rounds; opening is from asking for the file until all of it is loaded, once.
 
 {table(["action", "median ms", "longest ms"], rows)}
 """
