@@ -225,9 +225,7 @@ def _one_class(home: Path) -> None:
     [
         pytest.param(_remove_images, r"data: 2 labelled images not found, such as 000002", id="missing images"),
         pytest.param(lambda home: (home / "train_labels.txt").unlink(), r"no train_labels\.txt", id="no label file"),
-        pytest.param(
-            _training_of(b"id,kind\n000001,0\n"), r"train_labels\.txt: .*label or class", id="bad header"
-        ),
+        pytest.param(_training_of(b"id,kind\n000001,0\n"), r"train_labels\.txt: .*label or class", id="bad header"),
         pytest.param(_training_of(b"path,class\n000001,0\n"), r"train_labels\.txt: .*legal: id,class", id="by path"),
         pytest.param(_training_of(b""), r"train_labels\.txt: .*empty; legal", id="empty label file"),
         pytest.param(
