@@ -122,12 +122,12 @@ positives ({POSITIVES:,} of {LABELLED:,} slices)."""
 
 
 REDUCED = f"""Trials: fewer slices, fewer pixels than the report's {REPORT_PIXELS} in its recipe, or less training than
-another row of the same experiment, which stands for it above. They show that an experiment runs from end to end; what
-differs from the report is first of all how little was trained."""
+another row of the same experiment, which stands for it above. They show that an experiment runs from end to end, and
+are no measure of what it reaches."""
 
 
 def _section(section: Section, pictures: Sequence[str], trials: set[str]) -> str:
-    title = f"## R{section.title[1:]}"
+    title = f"## {section.title[0].upper()}{section.title[1:]}"
     if section.input in INPUT_WORDS:
         title += f" ({INPUT_WORDS[section.input]})"
     if not section.rows:

@@ -22,13 +22,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def at_half(section: Section, trials: Container[str] = ()) -> str:
-    """Set the figures at 0.5 beside the report's; experiments of `trials` have reduced runs, elsewhere."""
+    """Set the figures at 0.5 beside the report's, but those of reduced runs, which experiments of `trials` have."""
     lines: list[list[str]] = []
     for name, rows in _named(section):
         printed = ["", "the report", *(f"{getattr(PUBLISHED[name], key):.2f}" for key in MEASURES)]
         for row in rows:
             lines.append([row.label, row.how, *_with_intervals(row.figures, AT_HALF)])
-            lines += [printed, ["", "difference", *_differences_at_half(name, row.figures)]]
+            if not section.reduced:
+                lines += [printed, ["", "difference", *_differences_at_half(name, row.figures)]]
         if not rows:
             lines += [[name, _missing(name, trials), *["-"] * len(MEASURES)], printed]
     lines += [[row.label, row.how, *_with_intervals(row.figures, AT_HALF)] for row in section.baselines]
@@ -138,7 +139,8 @@ def _device(record: Mapping[str, Any]) -> str:
     if machine.get("accelerator"):
         words.append(str(machine["accelerator"]))
     elif machine.get("processor"):
-        words.append(f"{machine['processor']}, {machine.get('cores', '?')} cores")
+        cores = machine.get("cores", "?")
+        words.append(f"{machine['processor']}, {cores} core{'s' * (cores != 1)}")
     return ", ".join(words)
 
 

@@ -23,6 +23,8 @@ from hemoscan.outputs import write_atomically
 # Okabe and Ito's colours, told apart by colour-blind readers, too; yellow is left out, it is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = {"densenet": "-", "resnet": "--", "baseline": ":"}
+# Of a single epoch there is no line.
+MARKERS = {"-": "o", "--": "s", ":": "."}
 PANELS_A_ROW = 4
 TITLE_COLUMNS = 30
 LEGEND_COLUMNS = 3
@@ -100,7 +102,12 @@ def losses_figure(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
     for (label, folds), looks in zip(histories.items(), _styles(list(histories)), strict=True):
         for fold, history in enumerate(folds):
             epochs = [record["epoch"] for record in history]
-            style = {**looks, "linewidth": 1.4 if len(folds) == 1 else 0.8, "marker": "o", "markersize": 3}
+            style = {
+                **looks,
+                "linewidth": 1.4 if len(folds) == 1 else 0.8,
+                "marker": MARKERS[looks["linestyle"]],
+                "markersize": 4,
+            }
             loss.plot(epochs, [record["loss"] for record in history], label="" if fold else label, **style)
             measured = [record for record in history if record.get("validation")]
             auc.plot(
@@ -108,9 +115,10 @@ def losses_figure(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
             )
     loss.set(xlabel="epoch", ylabel="training loss", title="Loss")
     auc.set(xlabel="epoch", ylabel="AUC", title="AUC of the held-out slices")
+    last = max(record["epoch"] for folds in histories.values() for history in folds for record in history)
     for axes in (loss, auc):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.margins(x=0.05)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(0.5, last + 0.5)
         axes.grid(color="0.9")
     _legend_below(figure)
     return figure

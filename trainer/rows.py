@@ -75,7 +75,7 @@ class Section:
     @property
     def title(self) -> str:
         """For headings and captions."""
-        return f"recipe `{self.recipe}`, input `{self.input}`" + ", reduced runs" * self.reduced
+        return "reduced runs: " * self.reduced + f"recipe `{self.recipe}`, input `{self.input}`"
 
     @property
     def experiments(self) -> set[str]:
@@ -131,8 +131,8 @@ def describe_init(init: str) -> str:
 def _row(result: Result, label: str) -> Row:
     setting = result.setting
     devices = sorted({str(run.record["device"]) for run in result.runs})
-    how = [f"{describe_epochs(setting)} {describe_init(setting.init)}", result.split]
-    how += [describe_limit(setting)] * bool(setting.limit) + devices
+    how = [f"{describe_epochs(setting)} {describe_init(setting.init)}"]
+    how += [f"first {setting.limit:,} slices"] * bool(setting.limit) + [result.split, *devices]
     how += ["groups reweighed"] * setting.reweigh_groups
     return Row(label, ", ".join(how), result.split, result.logits, result.labels, result.groups, result.folds, result)
 
@@ -160,7 +160,7 @@ def _word(result: Result, field: str) -> str:
         "epochs": f"{setting.epochs} epoch{'s' * (setting.epochs != 1)}",
         "sizes": describe_sizes(setting.sizes) if setting.sizes else "",
         "size": f"{setting.size} pixels",
-        "limit": describe_limit(setting) if setting.limit else "",
+        "limit": f"first {setting.limit:,} slices" if setting.limit else "",
         "seed": f"seed {setting.seed}",
         "data": setting.data,
     }[field]
