@@ -44,7 +44,7 @@ FILES_AHEAD_PER_WORKER = 8
 BATCHES_AHEAD = 1
 BYTES_AHEAD = 512 * 2**20
 # Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 RUNNING, DONE, STOPPED, INTERRUPTED = "running", "done", "out of time", "interrupted"
 
 _log = logging.getLogger(__name__)
