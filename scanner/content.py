@@ -28,6 +28,11 @@ CUT_SIDE = 0.15
 MOST_CUT_SIDES = 2
 MOST_BONE = 0.3
 MOST_CAVITY = 0.2
+METAL = 3000
+"""HU; bone stays below, and 12 bits end at 3071."""
+BODY = -200
+"""HU; brighter than air, and than most of a pillow."""
+MOST_METAL = 0.003
 
 
 def content_notes(frame: NDArray[np.uint8]) -> tuple[str, ...]:
@@ -59,6 +64,19 @@ def content_notes(frame: NDArray[np.uint8]) -> tuple[str, ...]:
         or (head & ~bright).mean() > MOST_CAVITY
     )
     return (OUT_OF_DISTRIBUTION,) if strange else ()
+
+
+def flooded_by_metal(hu: NDArray[np.floating]) -> bool:
+    """Tell whether more than 0.3 % of the body, about 60 mm2 of a head, is as dense as metal only is.
+
+    Its streaks then cross much of the slice. A clip or a wire takes less.
+
+    Parameters
+    ----------
+    hu
+        Shape (rows, columns), HU before any window; NaN where nothing was measured.
+    """
+    return bool(np.count_nonzero(hu >= METAL) > MOST_METAL * np.count_nonzero(hu > BODY))
 
 
 def _ring(frame: NDArray[np.uint8], head: NDArray[np.bool_]) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hemoscan.card import BRAIN, InputSpec
 from hemoscan.errors import ImageError, NotForModelError
-from hemoscan.slices import ERROR, SKIPPED, Decoded, HUFrame
+from hemoscan.slices import ERROR, OUT_OF_DISTRIBUTION, SKIPPED, Decoded, HUFrame
 from hemoscan.sniff import DICOM, HEAD_BYTES, RASTER, ZIP, sniff
 from hemoscan.sources import Entry, Reader
 
@@ -93,7 +93,7 @@ def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> li
 
 
 def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
-    from hemoscan.content import content_notes  # noqa: PLC0415
+    from hemoscan.content import content_notes, flooded_by_metal  # noqa: PLC0415
     from hemoscan.preprocess import focus, whole_field  # noqa: PLC0415
 
     rows, columns = frame.hu.shape
@@ -102,6 +102,8 @@ def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
     # The content is judged on the whole field of view, through which most cards, such as BRAIN's, look at it anyway.
     same = field.shape == (BRAIN.size, BRAIN.size) and spec.limits == BRAIN.limits
     notes += content_notes(field if same else whole_field(frame.hu, BRAIN))
+    if OUT_OF_DISTRIBUTION not in notes and flooded_by_metal(frame.hu):
+        notes += (OUT_OF_DISTRIBUTION,)
     return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=focus(field, spec))
 
 

@@ -49,7 +49,7 @@ BYTES_AHEAD = 512 * 2**20
 # Of a file: a small one may unpack to thousands, all of which would wait in memory.
 FRAMES_AHEAD = 64
 # Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 RUNNING, DONE, STOPPED, INTERRUPTED = "running", "done", "out of time", "interrupted"
 
 Item = TypeVar("Item")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from hemoscan.card import BRAIN
-from hemoscan.content import _filled, _middle, content_notes
+from hemoscan.content import _filled, _middle, content_notes, flooded_by_metal
 from hemoscan.phantom import make_phantom
 from hemoscan.preprocess import preprocess
 from hemoscan.slices import BLANK, OUT_OF_DISTRIBUTION
@@ -102,3 +102,27 @@ def test_half_a_ring_is_enough():
     assert content_notes(frame) == ()
     frame[80:] = np.where(frame[80:] == 70, 40, frame[80:])
     assert content_notes(frame) == (OUT_OF_DISTRIBUTION,)
+
+
+def with_metal(radius_mm: float, value: float = 3071) -> NDArray[np.float32]:
+    """Return a slice of a head, 0.9 mm a pixel, with a disc of metal in the brain."""
+    hu = make_phantom("none", slices=8, size=256, seed=1).hu[4].copy()
+    rows, columns = np.mgrid[:256, :256] * (230.4 / 256)
+    hu[np.hypot(rows - 100, columns - 115) <= radius_mm] = value
+    return hu
+
+
+@pytest.mark.parametrize(
+    ("radius_mm", "value", "flooded"),
+    [(0, 3071, False), (2, 3071, False), (8, 3071, True), (8, 20_000, True), (8, 2_000, False)],
+    ids=["none", "a clip", "a large coil", "extended HU", "bone"],
+)
+def test_metal_floods_a_slice_where_there_is_much_of_it(radius_mm: float, value: float, flooded: bool):
+    hu = with_metal(radius_mm, value)
+    assert flooded_by_metal(hu) is flooded
+    hu[:3] = np.nan
+    assert flooded_by_metal(hu) is flooded, "where nothing was measured there is no metal"
+
+
+def test_a_slice_without_a_body_is_not_flooded():
+    assert not flooded_by_metal(np.full((64, 64), -1000.0))

@@ -283,6 +283,12 @@ def test_what_no_model_was_trained_for_is_noted_or_skipped(tmp_path: Path):
     assert (found.status, found.notes) == (OK, (CONTRAST, BONE_KERNEL, OUT_OF_DISTRIBUTION))
     (blank,) = decode_file(write(tmp_path, make_ct(np.full((16, 16), -1000))))
     assert (blank.status, BLANK in blank.notes) == (OK, True)
+    head = make_phantom("none", slices=8, size=128, seed=1).hu[4].round().astype(np.int64)
+    (plain,) = decode_file(write(tmp_path, make_ct(head)))
+    assert OUT_OF_DISTRIBUTION not in plain.notes
+    head[55:65, 55:65] = 3071
+    (metal,) = decode_file(write(tmp_path, make_ct(head)))
+    assert metal.notes.count(OUT_OF_DISTRIBUTION) == 1
     (chest,) = decode_file(write(tmp_path, make_ct(tissue(), BodyPartExamined="CHEST")))
     assert (chest.status, chest.image) == (SKIPPED, None)
     assert "BodyPartExamined (0018,0015)" in chest.reason

@@ -1,6 +1,7 @@
 """What a distance in the network's feature space finds that the content check does not: a table in Markdown.
 
 usage: python tests/benchmarks/feature_distance.py MODEL --data DIR [--limit N] [--metal N] [--cache FILE]
+       [--write docs/robustness.md]
 
 MODEL is a name from `hemoscan models` or the path of a card; DIR is the data set's folder. The first --limit slices of
 each split are taken, but for black ones. Distances are fitted to those of the training split; their limits are set on
@@ -22,14 +23,15 @@ import numpy as np
 import pydicom
 import torch
 from numpy.typing import NDArray
-from performance import table
+from performance import ROBUSTNESS_HEAD, ROBUSTNESS_SECTIONS, table, write_section
 from scipy import ndimage
 from sklearn.covariance import LedoitWolf
 from sklearn.datasets import load_sample_images
+from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from hemoscan.card import BRAIN, RAW, Model, find_model
-from hemoscan.content import content_notes
+from hemoscan.content import content_notes, flooded_by_metal
 from hemoscan.dicom import configure_pydicom
 from hemoscan.networks import MappedClassifier, load_classifier
 from hemoscan.openvino_runtime import import_openvino
@@ -176,6 +178,11 @@ def strangers(slices: list[HU]) -> dict[str, list[HU]]:
     return found
 
 
+def is_noted(hu: NDArray[np.floating] | NDArray[np.integer]) -> bool:
+    """Tell whether a scan would note a slice by its content."""
+    return OUT_OF_DISTRIBUTION in content_notes(preprocess(hu, BRAIN)) or flooded_by_metal(np.asarray(hu, np.float32))
+
+
 def features_and_notes(
     model: Model, extract: Callable[[NDArray[np.uint8]], Features], raw: NDArray[np.uint8], cache: Path | None
 ) -> tuple[Features, NDArray[np.bool_]]:
@@ -186,14 +193,14 @@ def features_and_notes(
         if str(kept["key"]) == key:
             return kept["features"], kept["noted"]
     features = extract(np.stack([preprocess(image, model.card.input) for image in raw]))
-    noted = np.array([OUT_OF_DISTRIBUTION in content_notes(preprocess(image, BRAIN)) for image in raw])
+    noted = np.array([is_noted(image) for image in raw])
     if cache is not None:
         np.savez(cache, key=key, features=features, noted=noted)
     return features, noted
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print the table."""
+    """Print the table; write its section if asked to."""
     configure_pydicom()
     warnings.simplefilter("ignore")  # pydicom's test files are odd, torch deprecates what OpenVINO traces with
     model = find_model(arguments.model)
@@ -213,24 +220,34 @@ def main(arguments: argparse.Namespace) -> None:
     ways = distances(fitted)
     chosen = [i for i in rng.permutation(len(raw)) if not noted[i] and (raw[i] >= 20).mean() > 0.2][: arguments.metal]
     sets = strangers([raw[i].astype(np.float32) for i in chosen])
-    rows = {name: [str(len(images))] for name, images in sets.items()}
     inputs = {name: extract(np.stack([preprocess(hu, spec) for hu in images])) for name, images in sets.items()}
-    seen = {
-        name: np.array([OUT_OF_DISTRIBUTION in content_notes(preprocess(hu, BRAIN)) for hu in images])
-        for name, images in sets.items()
-    }
-    for name in sets:
-        rows[name].append(str(int(seen[name].sum())))
-    text = f"{len(raw)} validation slices, {labels.sum()} with hemorrhage, content check {noted.sum()}"
+    seen = {name: np.array([is_noted(hu) for hu in images]) for name, images in sets.items()}
+    rows = {name: [name, str(len(images)), str(int(seen[name].sum()))] for name, images in sets.items()}
+    limits = []
     for way, distance in ways.items():
         away = distance(features)
         limit = max(np.quantile(away[~noted], 1 - MOST_BEYOND), away[labels == 1].max())
-        text += f"; {way} beyond {limit:.3g}: {((away > limit) & ~noted).sum()} more"
+        limits.append(f"{way} {limit:.3g} ({int(((away > limit) & ~noted).sum())} slices beyond)")
         for name in sets:
-            rows[name].append(str(int(((distance(inputs[name]) > limit) & ~seen[name]).sum())))
-    print(text + "\n")
-    header = ["what", "images", "content check", *(f"{way} beyond that" for way in ways)]
-    print(table(header, [[name, *row] for name, row in rows.items()]))
+            far = distance(inputs[name])
+            auc = roc_auc_score(np.repeat([0, 1], (len(away), len(far))), np.concatenate([away, far]))
+            rows[name].append(f"{int(((far > limit) & ~seen[name]).sum())} (AUC {auc:.2f})")
+    text = f"""## Images of something else
+`python tests/benchmarks/feature_distance.py {arguments.model} --data DIR --limit {arguments.limit}
+--metal {arguments.metal}`
+
+What the check of a slice's content notes as `out-of-distribution`, without looking at a header, and what a distance of
+the network's pooled features from {len(fitted)} training slices would add to it. Limits of the distances, on {len(raw)}
+validation slices with {int(labels.sum())} hemorrhages, of which the content check notes {int(noted.sum())}: at most
+{100 * MOST_BEYOND:.2f} % beyond, and no hemorrhage; {"; ".join(limits)}. AUC: of telling the images from
+those slices by the distance alone, 0.5 being chance. Metal is simulated in labelled slices; the last row and the
+phantom are heads without.
+
+{table(["what", "images", "content check", *(f"{way}: more" for way in ways)], list(rows.values()))}
+"""
+    print(text)
+    if arguments.write is not None:
+        write_section(arguments.write, "strangers", text, ROBUSTNESS_SECTIONS, ROBUSTNESS_HEAD)
 
 
 if __name__ == "__main__":
@@ -240,4 +257,5 @@ if __name__ == "__main__":
     parser.add_argument("--limit", type=int)
     parser.add_argument("--metal", type=int, default=10, help="slices into which each piece of metal is put")
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--write", type=Path)
     main(parser.parse_args())
