@@ -36,7 +36,7 @@ WORK = Work(
 )
 CPU = {"name": "mean", "device": "cpu", "precision": "fp32"}
 GPU = {"name": "other", "device": "cuda", "precision": "bf16"}
-FILES = 150
+FILES = 110
 
 
 class MeanEngine:
@@ -156,7 +156,7 @@ class FakeRay:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    write_dicom(make_phantom("epidural", size=32, slices=FILES - 1), folder / "dicom")
+    write_dicom(make_phantom("epidural", size=64, slices=FILES - 1), folder / "dicom")
     (folder / "notes.txt").write_text("a note", encoding="utf-8")
     return folder
 
