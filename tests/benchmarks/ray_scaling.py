@@ -242,8 +242,8 @@ def section(measured: Measured) -> str:
         for each in listed
     ]
     return f"""## Measured
-`python tests/benchmarks/ray_scaling.py {measured.command} --write docs/scale.md`: {machine_line()}; load average {measured.load:.1f}
-before the start: so many other processes wanted the cores.
+`python tests/benchmarks/ray_scaling.py {measured.command} --write docs/scale.md`: {machine_line()}; load
+average {measured.load:.1f} before the start: so many other processes wanted the cores.
 
 {slices} uncompressed slices of 512 x 512; a worker has one thread and one process that decodes. The three CSVs are the
 same byte for byte. The rate is of the time after the first result.
