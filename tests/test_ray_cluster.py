@@ -278,7 +278,6 @@ def test_a_file_whose_workers_die_is_an_error_and_the_others_are_scored(study: P
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_worker.Worker, "score", fragile)
-        patch.setattr(ray_cluster, "NODE_ATTEMPTS", 10)
         run(study, tmp_path / "out.csv", cluster)
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
