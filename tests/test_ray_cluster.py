@@ -36,7 +36,7 @@ WORK = Work(
 )
 CPU = {"name": "mean", "device": "cpu", "precision": "fp32"}
 GPU = {"name": "other", "device": "cuda", "precision": "bf16"}
-FILES = 110
+FILES = 72
 
 
 class MeanEngine:
