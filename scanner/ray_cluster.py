@@ -174,7 +174,9 @@ class Cluster:
         parts = chunks(files, self.files_per_chunk, lambda file: file.entry, BYTES_PER_CHUNK)
         fresh: Iterator[_Chunk] | None = (_Chunk(part) for part in parts)
         ending: float | None = None
-        self._again.extend(itertools.islice(fresh or (), 1))  # without it no worker is started
+        self._again.extend(itertools.islice(fresh or (), 1))
+        if not self._again:
+            return  # nothing to do, nobody to start
         while self._again or fresh or any(worker.calls for worker in self._workers):
             if not going():
                 ending = ending or time.monotonic()
