@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,8 @@ def _versions() -> Iterator[Finding]:
     packages = describe_machine()["packages"]
     for package in (*(packages if isinstance(packages, dict) else ()), *CODEC_PACKAGES):
         yield Finding("software", package, version_of(package))
+    there = find_spec("ray") is not None
+    yield Finding("software", "ray", version_of("ray") if there else "not installed, needed for --ray only")
 
 
 def _machine() -> Iterator[Finding]:

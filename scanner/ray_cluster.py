@@ -34,8 +34,8 @@ BYTES_PER_CHUNK = 64 * 2**20
 CHUNKS_PER_WORKER = 2
 # A chunk that was lost so often is no longer tried as a whole; a file by itself, then, becomes an error.
 ATTEMPTS = 2
-# Workers of a node that are lost in a row, before any of them has scored something, until the node is left out.
-NODE_ATTEMPTS = 3
+# Workers of a node that are lost in a row, until the node is left out: one more than a single file can cost.
+NODE_ATTEMPTS = 5
 LOOK_SECONDS = 2.0
 # How long workers may take to finish what they have, once the scan is to end: Ray may have been ended, too.
 ENDING_SECONDS = 30.0
@@ -53,6 +53,8 @@ class _Chunk:
 
     files: list[Pending]
     attempts: int = 0
+    alone: bool = False
+    """Whether its worker is given nothing else meanwhile: should that be lost, this is to blame."""
 
 
 @dataclass
@@ -172,7 +174,9 @@ class Cluster:
         parts = chunks(files, self.files_per_chunk, lambda file: file.entry, BYTES_PER_CHUNK)
         fresh: Iterator[_Chunk] | None = (_Chunk(part) for part in parts)
         ending: float | None = None
-        self._again.extend(itertools.islice(fresh or (), 1))  # without it no worker is started
+        self._again.extend(itertools.islice(fresh or (), 1))
+        if not self._again:
+            return  # nothing to do, nobody to start
         while self._again or fresh or any(worker.calls for worker in self._workers):
             if not going():
                 ending = ending or time.monotonic()
@@ -191,7 +195,7 @@ class Cluster:
         """Give every worker something to do; return whether there may be more to give."""
         for count in range(CHUNKS_PER_WORKER):  # all have a first chunk before any has a second
             for worker in self._workers:
-                if len(worker.calls) > count:
+                if len(worker.calls) > count or not self._may_take(worker):
                     continue
                 chunk = self._again.popleft() if self._again else next(fresh or iter(()), None)
                 if chunk is None:
@@ -200,6 +204,11 @@ class Cluster:
                 worker.calls[call] = chunk
                 self._count_under_way()
         return True
+
+    def _may_take(self, worker: _Worker) -> bool:
+        """Tell whether the next chunk may join what a worker has."""
+        next_alone = bool(self._again) and self._again[0].alone
+        return not worker.calls or not (next_alone or any(chunk.alone for chunk in worker.calls.values()))
 
     def _count_under_way(self) -> None:
         under_way = sum(len(chunk.files) for worker in self._workers for chunk in worker.calls.values())
@@ -210,8 +219,8 @@ class Cluster:
         calls = {call: worker for worker in self._workers for call in worker.calls}
         waiting = [*calls, *self._probes]
         if not waiting:
-            if self._again:
-                time.sleep(LOOK_SECONDS / 4)  # nobody is there to do it
+            if not self._workers:
+                time.sleep(LOOK_SECONDS / 4)  # until somebody is there to do it
             return
         done, _ = self._ray.wait(waiting, num_returns=1, timeout=LOOK_SECONDS)
         for ref in done:
@@ -261,7 +270,7 @@ class Cluster:
             if chunk.attempts < ATTEMPTS:
                 self._again.appendleft(chunk)
             elif len(chunk.files) > 1:
-                self._again.extendleft(_Chunk([file]) for file in reversed(chunk.files))
+                self._again.extendleft(_Chunk([file], alone=True) for file in reversed(chunk.files))
             else:
                 yield _given_up(chunk.files[0], self._engines[0])
         self._looked = float("-inf")
@@ -285,7 +294,9 @@ class Cluster:
         elif self._lonely_since is None:
             self._lonely_since = time.monotonic()
         elif time.monotonic() - self._lonely_since > LONELY_SECONDS:
-            raise ClusterError(f"--ray: no node has been left for {LONELY_SECONDS:g} s; what was saved is kept")
+            raise ClusterError(
+                f"--ray: no node that keeps its workers for {LONELY_SECONDS:g} s; what was saved is kept"
+            )
 
     def _share(self, node: _Node) -> tuple[int, float, float]:
         """Return how many workers a node has, and what each takes of it: processors and GPUs."""

@@ -84,8 +84,15 @@ def running_ray(address: str) -> Iterator[Any]:
 def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
     """Connect; what Ray makes of signals is undone, since a scan has its own way to end."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        ray.init(address, **{name: value for name, value in options.items() if value is not None})
+        try:
+            ray.init(address, **given)
+        except Exception:
+            if address != LOCAL:
+                raise
+            ray.shutdown()
+            ray.init(address, **given)  # a busy machine may take longer than Ray waits
     except Exception as error:  # of many kinds, by what is amiss
         where = "Ray cannot be started here" if address == LOCAL else f"--ray {address}: no cluster that can be joined"
         cause = (str(error).strip().splitlines() or [""])[0]

@@ -40,6 +40,8 @@ OTHERS = {
     "--network",
     "--user",
     "--dist",
+    "--num-cpus",
+    "--num-gpus",
 }
 DCMTK = {"--accept-all", "--fork", "--rename", "--sort-on-study-uid", "--unique-filenames"}
 

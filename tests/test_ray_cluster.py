@@ -36,7 +36,7 @@ WORK = Work(
 )
 CPU = {"name": "mean", "device": "cpu", "precision": "fp32"}
 GPU = {"name": "other", "device": "cuda", "precision": "bf16"}
-FILES = 150
+FILES = 72
 
 
 class MeanEngine:
@@ -156,7 +156,7 @@ class FakeRay:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    write_dicom(make_phantom("epidural", size=32, slices=FILES - 1), folder / "dicom")
+    write_dicom(make_phantom("epidural", size=64, slices=FILES - 1), folder / "dicom")
     (folder / "notes.txt").write_text("a note", encoding="utf-8")
     return folder
 
@@ -278,7 +278,6 @@ def test_a_file_whose_workers_die_is_an_error_and_the_others_are_scored(study: P
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_worker.Worker, "score", fragile)
-        patch.setattr(ray_cluster, "NODE_ATTEMPTS", 10)
         run(study, tmp_path / "out.csv", cluster)
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,0 +1,116 @@
+"""What a node says of itself, and what a worker returns: rows and logits, pixels of flagged slices only."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hemoscan import __version__, ray_worker
+from hemoscan.card import BRAIN, Model
+from hemoscan.decode import DecodeOptions
+from hemoscan.engines import EngineChoice
+from hemoscan.phantom import make_phantom, write_dicom
+from hemoscan.ray_worker import Wish, Work, Worker, examine
+from hemoscan.slices import OK, to_probability
+from hemoscan.sources import Entry, find_entries
+
+WISH = ("openvino", "cpu", "fp32")
+
+
+def asked(model: Model, **changed: object) -> dict[str, object]:
+    path = model.folder / "untrained.json"
+    values = {"version": __version__, "model": str(path), "card": model.card.to_json(), "roots": ["/"], "wish": WISH}
+    return examine(**{**values, **changed})  # type: ignore[arg-type]
+
+
+def test_a_node_says_by_what_it_would_score(untrained: Model):
+    engine = {"name": "openvino", "device": "cpu", "precision": "fp32"}
+    assert asked(untrained) == {"engine": engine, "batch_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"version": "0.0.1"}, f"hemoscan {__version__}; legal: 0.0.1"),
+        ({"roots": ["/", "/not/there"]}, "/not/there is not there"),
+        ({"model": "/not/there.json"}, "card cannot be read"),
+        ({"card": "{}"}, "is another one"),
+        ({"wish": ("openvino", "cuda", "fp32")}, "legal"),
+    ],
+)
+def test_a_node_that_cannot_says_why(untrained: Model, changed: dict[str, object], text: str):
+    assert text in str(asked(untrained, **changed)["refusal"])
+
+
+def test_other_weights_are_refused(untrained: Model, tmp_path: Path):
+    (tmp_path / "untrained.json").write_text(untrained.card.to_json(), encoding="utf-8")
+    (tmp_path / "untrained.safetensors").write_bytes(b"others")
+    refusal = asked(untrained, model=str(tmp_path / "untrained.json"))["refusal"]
+    assert "SHA-256" in str(refusal)
+
+
+class MeanEngine:
+    def describe(self) -> dict[str, str]:
+        return {"name": "mean", "device": "cpu", "precision": "fp32"}
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        assert len(images) <= 3
+        means: NDArray[np.float64] = images.mean(axis=(1, 2)) / 5 - 1
+        return means
+
+    def logits_and_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        return self.logits(images), images[:, ::32, ::32].astype(np.float32)
+
+
+@pytest.fixture
+def entries(tmp_path: Path) -> list[Entry]:
+    write_dicom(make_phantom("epidural", size=64, slices=10), tmp_path)
+    return [*find_entries([tmp_path]), Entry("/not/there")]
+
+
+def make_worker(model: Model, monkeypatch: pytest.MonkeyPatch, *, pictures: bool) -> Worker:
+    monkeypatch.setattr(ray_worker, "_be_still", lambda: None)
+    monkeypatch.setattr(ray_worker, "choose_engine", lambda *_: EngineChoice("mean", "cpu", "fp32"))
+    monkeypatch.setattr(EngineChoice, "load", lambda *_: MeanEngine())
+    name = str(model.folder / "untrained.json")
+    options = DecodeOptions(BRAIN)
+    return Worker(Work(name, model.card, Wish(*WISH), options, 3, 0, 60.0, 0.5, None, pictures=pictures), 1)
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+def test_files_come_back_whole_with_pixels_of_flagged_slices_only(
+    untrained: Model, entries: list[Entry], monkeypatch: pytest.MonkeyPatch, pictures: bool
+):
+    answer = make_worker(untrained, monkeypatch, pictures=pictures).score(entries)
+    assert [frames[0].path for frames in answer.frames] == [entry.path for entry in entries]
+    frames = [frame for file in answer.frames for frame in file]
+    flagged = [logit is not None and to_probability(logit) >= 0.5 for logit in answer.logits]
+    assert 0 < sum(flagged) < len(entries) - 1
+    shown = [frame.image is not None for frame in frames]
+    assert shown == (flagged if pictures else [False] * len(frames))
+    assert [one is not None for one in answer.maps] == shown
+    assert [frame.status == OK for frame in frames] == [logit is not None for logit in answer.logits]
+
+
+def test_a_file_that_the_node_does_not_see_is_an_error_that_may_pass(
+    untrained: Model, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
+):
+    lost = make_worker(untrained, monkeypatch, pictures=False).score(entries).frames[-1][0]
+    assert (lost.status, lost.passing) == ("error", True)
+    assert "cannot be read" in lost.reason
+
+
+def test_a_worker_prints_nothing_and_its_decoders_import_no_main_module(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "some.py", raising=False)
+    logger = logging.getLogger("hemoscan")
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])
+    ray_worker._be_still()
+    assert not hasattr(sys.modules["__main__"], "__file__")
+    assert not logger.propagate
+    assert logger.handlers
