@@ -75,7 +75,7 @@ class CudaGraph:
         self._host = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
         with torch.cuda.device(device):
             self._grey = torch.zeros(shape, dtype=torch.uint8, device=device)
-            beside = torch.cuda.Stream()
+            beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):  # what libraries set up at the first calls must not be captured
                 for _ in range(WARM_UP):
