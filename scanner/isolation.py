@@ -48,8 +48,7 @@ START_ATTEMPTS = 3
 # What a worker is given beyond the limit before it is taken for lost with its pool, or ends itself.
 GRACE_SECONDS = 15.0
 # What `decode` imports when it needs it: workers are forked with it.
-READERS = ("hemoscan.dicom", "hemoscan.raster", "hemoscan.preprocess")
-HEAD_READERS = ("scipy.ndimage",)
+READERS = ("hemoscan.dicom", "hemoscan.raster", "hemoscan.preprocess", "hemoscan.content", "hemoscan.intended")
 
 Decode = Callable[[Entry, Reader, DecodeOptions], list[Decoded]]
 
@@ -200,8 +199,7 @@ class _Slot:
 def _start_pool(options: DecoderOptions) -> ProcessPool:
     from pebble import ProcessPool  # noqa: PLC0415 - workers have no use for it before they run
 
-    spec = options.decoding.spec
-    context = _context([*READERS, *(HEAD_READERS if spec.crop or spec.tissue is not None else ())])
+    context = _context(READERS)
     confined = (options.worker_bytes,)
     return ProcessPool(
         max_workers=1, max_tasks=TASKS_PER_WORKER, initializer=_confine, initargs=confined, context=context

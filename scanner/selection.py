@@ -73,9 +73,9 @@ def newest_first(entries: Iterable[Entry]) -> Iterator[Entry]:
     try:
         connection.execute(
             "CREATE TABLE entries (found INTEGER PRIMARY KEY, path, mtime REAL, size, error, skipped,"
-            " member, position INTEGER, mtime_ns)"
+            " member, position INTEGER, mtime_ns, frames_done)"
         )
-        connection.executemany("INSERT INTO entries VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", map(_pack, entries))
+        connection.executemany("INSERT INTO entries VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_pack, entries))
         for row in connection.execute("SELECT * FROM entries ORDER BY mtime DESC, found"):
             fields: list[Any] = [to_text(value) if isinstance(value, bytes) else value for value in row[1:]]
             yield Entry(*fields)

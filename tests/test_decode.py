@@ -267,7 +267,7 @@ def test_an_image_of_one_long_row_is_an_error(tmp_path: Path):
     assert (found.status, found.reason) == (ERROR, "100000 x 1 pixels; legal: up to 4096 x 4096")
 
 
-@pytest.mark.parametrize("failing", ["preprocess.preprocess", "raster.read_raster"])
+@pytest.mark.parametrize("failing", ["preprocess.focus", "raster.read_raster"])
 def test_running_out_of_memory_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str):
     def fail(*_: object) -> None:
         raise MemoryError
