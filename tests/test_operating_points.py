@@ -99,6 +99,12 @@ def test_too_few_labels_are_refused(positives: int, negatives: int):
     assert operating_fields(logits, labels, np.zeros(len(labels), np.int64), "test") == {}
 
 
+def test_a_training_that_taught_nothing_has_a_card_without_them():
+    labels = np.array([0, 0, 0, 1] * 100, np.uint8)
+    logits = -1.0 * labels + np.random.default_rng(0).normal(size=400)
+    assert operating_fields(logits, labels, np.zeros(400, np.int64), "test") == {}
+
+
 def test_a_card_gets_the_balanced_threshold():
     logits, labels = drawn(1000)
     fields = operating_fields(logits, labels, np.repeat([70, 80], 500), "test")

@@ -47,10 +47,16 @@ def operating_fields(
     on: str,
     clusters: NDArray[np.integer] | None = None,
 ) -> dict[str, Any]:
-    """Return the card's fields that `fit_operating` fills, with the threshold; none if the labels are too few."""
+    """Return the card's fields that `fit_operating` fills, with the threshold.
+
+    None if the labels are too few, or the scores do not rise with them: a training that taught nothing has a card, too.
+    """
     if not enough(labels):
         return {}
-    found = fit_operating(logits, labels, groups, on=on, clusters=clusters)
+    try:
+        found = fit_operating(logits, labels, groups, on=on, clusters=clusters)
+    except DataError:
+        return {}
     return {
         "threshold": found.threshold_of(BALANCED),
         "calibration": found.calibration,
