@@ -31,7 +31,7 @@ class Averaged:
 
         def blend(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
             kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
-            get_ema_multi_avg_fn(kept)(averaged, current, steps)
+            get_ema_multi_avg_fn(kept)(averaged, current, steps)  # type: ignore[no-untyped-call]
 
         self._model = AveragedModel(classifier, multi_avg_fn=blend, use_buffers=True)
 
