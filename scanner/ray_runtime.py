@@ -88,7 +88,7 @@ def running_ray(address: str) -> Iterator[Any]:
 def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
     """Connect; what Ray makes of signals is undone, since a scan has its own way to end."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = dict(os.environ)
+    before = os.environ.get("TMPDIR")
     if "_temp_dir" in options:  # of what a worker that is killed leaves behind
         os.environ["TMPDIR"] = options["_temp_dir"]
     given = {name: value for name, value in options.items() if value is not None}
@@ -109,7 +109,7 @@ def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
         raise ClusterError(f"{where} ({type(error).__name__}: {cause}){advice}") from error
     finally:
         os.environ.pop("TMPDIR", None)
-        os.environ.update({name: value for name, value in before.items() if name == "TMPDIR"})
+        os.environ |= {} if before is None else {"TMPDIR": before}
         with contextlib.suppress(ValueError):  # signals belong to the main thread
             for number, handler in handlers.items():
                 signal.signal(number, handler)
