@@ -24,6 +24,10 @@ SETTINGS = {
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_BACKEND_LOG_LEVEL": "error",
+    # Of an address at which nobody answers: Ray would try for many minutes.
+    "RAY_py_gcs_connect_timeout_s": "10",
+    "RAY_NUM_REDIS_GET_RETRIES": "2",
 }
 # Of a cluster that is started here. The first has it keep to the loopback, as Ray does by itself on macOS and Windows;
 # the second has workers compute with the priority of the scan, not behind all else that runs.
@@ -84,6 +88,9 @@ def running_ray(address: str) -> Iterator[Any]:
 def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
     """Connect; what Ray makes of signals is undone, since a scan has its own way to end."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = os.environ.get("TMPDIR")
+    if "_temp_dir" in options:  # of what a worker that is killed leaves behind
+        os.environ["TMPDIR"] = options["_temp_dir"]
     given = {name: value for name, value in options.items() if value is not None}
     try:
         try:
@@ -101,6 +108,8 @@ def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
         )
         raise ClusterError(f"{where} ({type(error).__name__}: {cause}){advice}") from error
     finally:
+        os.environ.pop("TMPDIR", None)
+        os.environ |= {} if before is None else {"TMPDIR": before}
         with contextlib.suppress(ValueError):  # signals belong to the main thread
             for number, handler in handlers.items():
                 signal.signal(number, handler)

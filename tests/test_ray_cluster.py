@@ -349,11 +349,12 @@ def test_nodes_with_other_engines_share_a_state(study: Path, tmp_path: Path, mon
     ray = FakeRay(probed=lambda node: {"engine": GPU if node == "gpu" else CPU, "batch_size": 3})
     ray.add("cpu")
     ray.add("gpu", gpus=2, cpus=8)
-    engines = iter([CPU, GPU, GPU])
+    engines = iter([GPU, GPU, CPU])
     monkeypatch.setattr(ray_worker.Worker, "_make_engine", lambda self, choice: MeanEngine(next(engines)))
     cluster = joined(ray)
     run(study, tmp_path / "out.csv", cluster)
-    assert [(actor.options["num_cpus"], actor.options["num_gpus"]) for actor in ray.actors] == [(1, 0), (4, 1), (4, 1)]
+    given = [(actor.node, actor.options["num_cpus"], actor.options["num_gpus"]) for actor in ray.actors]
+    assert sorted(given) == [("cpu", 1, 0), ("gpu", 4, 1), ("gpu", 4, 1)]
     assert run(study, tmp_path / "out.csv", joined(ray)).known == FILES
     with State(tmp_path / "out.sqlite") as state:
         assert len(state.settings_of(CARD.sha256)) == 2

@@ -22,9 +22,9 @@ from hemoscan.sources import Entry, find_entries
 WISH = ("openvino", "cpu", "fp32")
 
 
-def asked(model: Model, **changed: object) -> dict[str, object]:
-    path = model.folder / "untrained.json"
-    values = {"version": __version__, "model": str(path), "card": model.card.to_json(), "roots": ["/"], "wish": WISH}
+def asked(found: Model, /, **changed: object) -> dict[str, object]:
+    path = found.folder / "untrained.json"
+    values = {"version": __version__, "model": str(path), "card": found.card.to_json(), "roots": ["/"], "wish": WISH}
     return examine(**{**values, **changed})  # type: ignore[arg-type]
 
 
@@ -60,7 +60,7 @@ class MeanEngine:
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         assert len(images) <= 3
-        means: NDArray[np.float64] = images.mean(axis=(1, 2)) / 5 - 1
+        means: NDArray[np.float64] = images.mean(axis=(1, 2)) / 15 - 1
         return means
 
     def logits_and_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
