@@ -55,6 +55,7 @@ CLICK_MAY_BE_USED_IN = {
     "trainer.command",
     "trainer.console",
     "trainer.session",
+    "trainer.side_by_side",
 }
 NETWORK = {
     "socket",
