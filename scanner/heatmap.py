@@ -106,7 +106,7 @@ def write_png(picture: Image.Image, file: IO[bytes]) -> None:
     rows[0, 1:] = pixels[0]
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
     header = struct.pack(">2I5B", picture.width, picture.height, 8, _RGB, 0, 0, 0)
-    png.write_chunks(file, [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")])
+    png.write_chunks(file, [(b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 1)), (b"IEND", b"")])
 
 
 @lru_cache(maxsize=1)
