@@ -24,7 +24,6 @@ SETTINGS = {
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    "RAY_BACKEND_LOG_LEVEL": "error",
     # Of an address at which nobody answers: Ray would try for many minutes.
     "RAY_py_gcs_connect_timeout_s": "10",
     "RAY_NUM_REDIS_GET_RETRIES": "2",
