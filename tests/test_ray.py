@@ -205,7 +205,7 @@ class Nodes:
 
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    found = Nodes(pause=0.05)
+    found = Nodes(pause=0.5)
     yield found
     found.end()
 
