@@ -38,6 +38,7 @@ Change = Callable[[HU, np.random.Generator], HU]
 BATCH = 64
 MOST_LOST = 0.03
 AIR = -1000.0
+BONE = 1000.0
 
 
 def moved(hu: HU, matrix: NDArray[np.float64], shift: tuple[float, float] = (0, 0)) -> HU:
@@ -75,7 +76,8 @@ def exported(window: tuple[float, float], *, declared: bool) -> Change:
     centre, width = window
 
     def change(hu: HU, _: np.random.Generator) -> HU:
-        whole = np.where(hu > 0, hu, AIR)  # what the data set's windows cut off at 0 is air, mostly, and fat
+        # What the data set's windows cut off below is air, mostly, and above bone: an export has them as they were.
+        whole = np.where(hu > 0, np.where(hu < hu.max(), hu, BONE), AIR)
         grey = (whole - (centre - width / 2)) / width * 255
         return read_raster(encoded(grey, "PNG"), window if declared else None)[0]
 
