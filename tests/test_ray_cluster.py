@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from hemoscan.errors import ClusterError, EngineError
 from hemoscan.phantom import make_phantom, write_dicom
 from hemoscan.ray_cluster import ATTEMPTS, CHUNKS_PER_WORKER, FILES_PER_CHUNK, NODE_ATTEMPTS, Cluster
 from hemoscan.ray_worker import Wish, Work
+from hemoscan.reread import read_state
 from hemoscan.results import Results
 from hemoscan.scan import Job, Report, ScanOptions, scan
 from hemoscan.sources import find_entries
@@ -358,6 +360,8 @@ def test_nodes_with_other_engines_share_a_state(study: Path, tmp_path: Path, mon
     assert run(study, tmp_path / "out.csv", joined(ray)).known == FILES
     with State(tmp_path / "out.sqlite") as state:
         assert len(state.settings_of(CARD.sha256)) == 2
+        found = read_state(state, datetime.now(UTC), MODEL, CARD.operating, CARD.threshold)
+        assert len(list(found.rows)) == FILES, "the page and the objects have all of them, too"
 
 
 @pytest.mark.parametrize("ending", ["limit", "time_budget", "stop"])
