@@ -269,7 +269,7 @@ class Cluster:
             chunk.attempts += 1
             if chunk.attempts < ATTEMPTS:
                 self._again.appendleft(chunk)
-            elif len(chunk.files) > 1:
+            elif not chunk.alone:
                 self._again.extendleft(_Chunk([file], alone=True) for file in reversed(chunk.files))
             else:
                 yield _given_up(chunk.files[0], self._engines[0])
