@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -195,7 +196,9 @@ def _be_still() -> None:
 
     Decoders are started as copies of a small process: without `__file__` they do not import Ray's main module.
     """
-    logger = logging.getLogger("hemoscan")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
+    for name in ("hemoscan", "pydicom", "PIL"):
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+    warnings.simplefilter("ignore")
     sys.modules["__main__"].__dict__.pop("__file__", None)

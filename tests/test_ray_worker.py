@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +108,15 @@ def test_a_file_that_the_node_does_not_see_is_an_error_that_may_pass(
 
 def test_a_worker_prints_nothing_and_its_decoders_import_no_main_module(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "some.py", raising=False)
-    logger = logging.getLogger("hemoscan")
-    monkeypatch.setattr(logger, "propagate", True)
-    monkeypatch.setattr(logger, "handlers", [])
-    ray_worker._be_still()
+    loggers = [logging.getLogger(name) for name in ("hemoscan", "pydicom", "PIL")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "propagate", True)
+        monkeypatch.setattr(logger, "handlers", [])
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        ray_worker._be_still()
+        warnings.warn("Invalid value for VR PN: DOE^JOHN", stacklevel=1)
+    assert heard == []
     assert not hasattr(sys.modules["__main__"], "__file__")
-    assert not logger.propagate
-    assert logger.handlers
+    assert not any(logger.propagate for logger in loggers)
+    assert all(logger.handlers for logger in loggers)
