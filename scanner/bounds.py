@@ -72,8 +72,8 @@ def check_codestream(frame: bytes, rows: int, columns: int) -> None:
     Raises
     ------
     ImageError
-        If it is not of Rows x Columns, which some decoders lay out otherwise without a word, has more tiles or components
-        than a CT slice has any use for, or boxes that some readers never get past.
+        If it is not of Rows x Columns, to which some decoders fit it in silence, has more tiles or components than a CT
+        slice has any use for, or boxes that some readers never get past.
     """
     if frame.startswith(JP2_SIGNATURE):
         frame = frame[_find_codestream(frame) :]
