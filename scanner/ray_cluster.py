@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from hemoscan import __version__
+from hemoscan.ahead import chunks
 from hemoscan.decode import fail
 from hemoscan.errors import ClusterError, HemoscanError
 from hemoscan.ray_runtime import running_ray
 from hemoscan.ray_worker import Answer, Work, Worker
-from hemoscan.scan import Batch, Inferred, Pending, chunks
+from hemoscan.scan import Batch, Inferred, Pending
 
 FILES_PER_CHUNK = 32
 BYTES_PER_CHUNK = 64 * 2**20
