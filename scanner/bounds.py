@@ -72,8 +72,8 @@ def check_codestream(frame: bytes, rows: int, columns: int) -> None:
     Raises
     ------
     ImageError
-        If it has more pixels than Rows x Columns, more tiles or components than a CT slice has any use for, or boxes
-        that some readers never get past.
+        If it is not of Rows x Columns, to which some decoders fit it in silence, has more tiles or components than a CT
+        slice has any use for, or boxes that some readers never get past.
     """
     if frame.startswith(JP2_SIGNATURE):
         frame = frame[_find_codestream(frame) :]
@@ -81,7 +81,7 @@ def check_codestream(frame: bytes, rows: int, columns: int) -> None:
         height, width, components = _read_siz(frame)
     else:
         height, width, components = _read_start_of_frame(frame)
-    if height * width > rows * columns:
+    if height and width and (height, width) != (rows, columns):
         raise ImageError(f"codestream of {height} x {width} pixels; legal: Rows x Columns, {rows} x {columns}")
     if components > MAX_COMPONENTS:
         raise ImageError(f"codestream of {components} components; legal: up to {MAX_COMPONENTS}")

@@ -371,9 +371,9 @@ def _scan_locked(
     from hemoscan.state import State  # noqa: PLC0415
     from hemoscan.stopping import graceful  # noqa: PLC0415
 
-    # On a cluster the nodes choose; the engine here is for pictures alone.
-    device = options["device"] if options["ray"] is None else "cpu"
-    choice = choose_engine(options["engine"], device, options["precision"], options["threads"])
+    # On a cluster the nodes choose; the engine here is for pictures alone, by whatever this machine has.
+    here = options if options["ray"] is None else {"engine": "auto", "device": "cpu", "precision": "auto"}
+    choice = choose_engine(here["engine"], here["device"], here["precision"], options["threads"])
     settings = _settings(model, choice.batch_size, options)
     arguments = {"paths": [str(path) for path in paths], "output": str(output), **_as_json(options)}
     log = logging.getLogger(__name__)

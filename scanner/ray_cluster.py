@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from hemoscan import __version__
+from hemoscan.ahead import chunks
 from hemoscan.decode import fail
 from hemoscan.errors import ClusterError, HemoscanError
 from hemoscan.ray_runtime import running_ray
 from hemoscan.ray_worker import Answer, Work, Worker
-from hemoscan.scan import Batch, Inferred, Pending, chunks
+from hemoscan.scan import Batch, Inferred, Pending
 
 FILES_PER_CHUNK = 32
 BYTES_PER_CHUNK = 64 * 2**20
@@ -269,7 +270,7 @@ class Cluster:
             chunk.attempts += 1
             if chunk.attempts < ATTEMPTS:
                 self._again.appendleft(chunk)
-            elif len(chunk.files) > 1:
+            elif not chunk.alone:
                 self._again.extendleft(_Chunk([file], alone=True) for file in reversed(chunk.files))
             else:
                 yield _given_up(chunk.files[0], self._engines[0])

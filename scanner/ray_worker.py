@@ -6,10 +6,12 @@ in progress at a time, so that files of one are decoded while those of the other
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan import __version__
+from hemoscan.ahead import chunks, in_parts, whole
 from hemoscan.card import Card, Model, find_model
 from hemoscan.decode import DecodeOptions
 from hemoscan.engines import EngineChoice, choose_engine
@@ -27,7 +30,7 @@ from hemoscan.lazy import LazyEngine
 from hemoscan.machine import usable_cores
 from hemoscan.operating import Calibration
 from hemoscan.resilient import Engine, ResilientEngine
-from hemoscan.scan import chunks, infer
+from hemoscan.scan import infer
 from hemoscan.slices import Decoded, to_probability
 from hemoscan.sources import Entry
 
@@ -131,7 +134,7 @@ class Worker:
         self._work = work
         self._choice = choose_engine(*_wish(work), threads)
         decoders = min(max(threads or usable_cores(), 2), MOST_DECODERS) if work.decoders is None else work.decoders
-        self._pool = DecoderPool(DecoderOptions(work.decoding, decoders, work.file_timeout))
+        self._pool = DecoderPool(in_parts(DecoderOptions(work.decoding, decoders, work.file_timeout)))
         self._inferring = threading.Lock()
         self._engine = self._make_engine(self._choice)
 
@@ -150,21 +153,21 @@ class Worker:
             If the model cannot be loaded, or no decoder can be started.
         """
         tasks = [(part, self._pool.submit(part)) for part in chunks(entries, FILES_PER_TASK, lambda entry: entry)]
-        frames = [frame for _, task in tasks for frame in task.result()]
-        logits, maps = self._infer(frames)
-        kept = [self._kept(*item) for item in zip(frames, logits, maps, strict=True)]
-        return Answer(_by_file([frame for frame, _ in kept]), logits, [one for _, one in kept], self._engine.describe())
-
-    def _infer(self, frames: Sequence[Decoded]) -> tuple[list[float | None], list[NDArray[np.float32] | None]]:
-        size = self._work.batch_size or self._choice.batch_size
+        decoded = (frame for part, task in tasks for frame in whole(self._pool, part, task))
+        frames: list[Decoded] = []
         logits: list[float | None] = []
         maps: list[NDArray[np.float32] | None] = []
-        with self._inferring:
-            for at in range(0, len(frames), size):
-                found = infer(self._engine, frames[at : at + size], with_maps=self._work.pictures)
-                logits += found[0]
-                maps += found[1]
-        return logits, maps
+        engine = self._engine.describe()
+        while batch := list(itertools.islice(decoded, self._work.batch_size or self._choice.batch_size)):
+            with self._inferring:
+                found = infer(self._engine, batch, with_maps=self._work.pictures)
+                engine = self._engine.describe()
+            for frame, logit, activation in zip(batch, *found, strict=True):
+                kept, shown = self._kept(frame, logit, activation)
+                frames.append(kept)
+                logits.append(logit)
+                maps.append(shown)
+        return Answer(_by_file(frames), logits, maps, engine)
 
     def _kept(
         self, frame: Decoded, logit: float | None, activation: NDArray[np.float32] | None
@@ -195,7 +198,9 @@ def _be_still() -> None:
 
     Decoders are started as copies of a small process: without `__file__` they do not import Ray's main module.
     """
-    logger = logging.getLogger("hemoscan")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
+    for name in ("hemoscan", "pydicom", "PIL"):
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+    warnings.simplefilter("ignore")
     sys.modules["__main__"].__dict__.pop("__file__", None)

@@ -158,7 +158,9 @@ def _folder(path: str) -> str:
 
 
 def read_state(state: State, as_of: datetime, model: Model, operating: Operating, threshold: float) -> Reread:
-    """Read what a state knows by one model: if it was used in several ways, by what knows most files.
+    """Read what a state knows by one model: if files were read in several ways, by what knows most of them.
+
+    What other engines or precisions scored, such as other nodes of a cluster, belongs to it.
 
     Its logits are read by `operating`, and slices flagged from `threshold`: those of the scan give the scan's worklist.
 
@@ -170,8 +172,9 @@ def read_state(state: State, as_of: datetime, model: Model, operating: Operating
     settings = state.settings_of(model.card.sha256)
     if not settings:
         raise StateError(f"state {state.path}: has nothing scored by {model.card.name}; name its model with --model")
-    state.use(settings[-1])
     found = json.loads(settings[-1])
+    alike = [text for text in settings[:-1] if _without_engine(json.loads(text)) == _without_engine(found)]
+    state.use(settings[-1], *alike)
     spec: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in found["input"].items()
     }
@@ -182,6 +185,10 @@ def read_state(state: State, as_of: datetime, model: Model, operating: Operating
     record = {"model": model.card.name, "state": "done"}
     rows = _state_rows(state, model.card.name, threshold, operating.calibration)
     return Reread(rows, record, as_of, decoding, threshold, operating.calibration, operating.study_threshold)
+
+
+def _without_engine(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in ("engine", "precision")}
 
 
 def _state_rows(state: State, model: str, threshold: float, calibration: Calibration | None) -> Iterator[Row]:

@@ -14,16 +14,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan import NOTICE, __version__
+from hemoscan.ahead import decode_ahead
 from hemoscan.card import Model
 from hemoscan.decode import DecodeOptions
 from hemoscan.errors import OutputError
-from hemoscan.isolation import BYTES_PER_TASK, DEFAULT_FILE_TIMEOUT, FILES_PER_TASK, DecoderOptions, DecoderPool
+from hemoscan.isolation import DEFAULT_FILE_TIMEOUT, DecoderOptions
 from hemoscan.machine import describe_machine
 from hemoscan.operating import Calibration
 from hemoscan.pictures import Pictures
@@ -41,18 +42,11 @@ PUBLISH_SECONDS = 30.0
 FIRST_PUBLISH_SECONDS = 5.0
 # Rewriting takes at most one part in so many of the time, however long the files have become.
 PUBLISH_SHARE = 20
-# Workers decode while the engine is loaded, which takes a second.
-FILES_AHEAD_PER_WORKER = 64
 # Batches that wait by the engine, beside the one that it is given.
 BATCHES_AHEAD = 1
-BYTES_AHEAD = 512 * 2**20
-# Of a file: a small one may unpack to thousands, all of which would wait in memory.
-FRAMES_AHEAD = 64
 # Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
 PREPROCESSING_VERSION = 3
 RUNNING, DONE, STOPPED, INTERRUPTED = "running", "done", "out of time", "interrupted"
-
-Item = TypeVar("Item")
 
 _log = logging.getLogger(__name__)
 
@@ -272,9 +266,10 @@ class _Run:
     def _here(self) -> Generator[tuple[Batch, Inferred], None, None]:
         """Yield batches with their logits: decoded ahead in worker processes, inferred in a thread."""
         options = self._job.options
+        decoders = DecoderOptions(options.decoding, options.workers, options.file_timeout)
         with (
             ThreadPoolExecutor(1, thread_name_prefix="inference") as thread,
-            contextlib.closing(_decoded(self._new_entries(thread), options)) as decoded,
+            contextlib.closing(decode_ahead(self._new_entries(thread), decoders, options.batch_size)) as decoded,
         ):
             yield from self._inferred(_batches(self._frames(decoded), options.batch_size), thread)
 
@@ -446,64 +441,6 @@ def infer(
         [next(logits) if image else None for image in there],
         [next(maps) if image and with_maps else None for image in there],
     )
-
-
-def chunks(
-    items: Iterable[Item], files: int, entry_of: Callable[[Item], Entry], most: int = BYTES_PER_TASK
-) -> Iterator[list[Item]]:
-    """Yield what a worker is given at a time: several small files, since each task has a cost of its own."""
-    chunk: list[Item] = []
-    held = 0
-    for item in items:
-        size = entry_of(item).size
-        if chunk and (len(chunk) == files or held + size > most):
-            yield chunk
-            chunk, held = [], 0
-        chunk.append(item)
-        held += size
-    if chunk:
-        yield chunk
-
-
-def _bytes_held(tasks: Iterable[tuple[list[Entry], Future[list[Decoded]]]]) -> int:
-    """Return the bytes that tasks take: their files', or when they are done their images'."""
-    held = 0
-    for entries, future in tasks:
-        if future.done() and not future.exception():
-            held += sum(decoded.image.nbytes for decoded in future.result() if decoded.image is not None)
-        else:
-            held += sum(entry.size for entry in entries)
-    return held
-
-
-def _decoded(entries: Iterator[Entry], options: ScanOptions) -> Generator[Decoded, None, None]:
-    """Decode in worker processes, a bounded number of files and bytes ahead, and yield in the entries' order."""
-    files_ahead = max(options.workers * FILES_AHEAD_PER_WORKER, 2 * options.batch_size)
-    waiting: deque[tuple[list[Entry], Future[list[Decoded]]]] = deque()
-    decoding = replace(options.decoding, most_frames=FRAMES_AHEAD)
-    decoders = DecoderOptions(decoding, options.workers, options.file_timeout)
-    with DecoderPool(decoders) as pool:
-        for chunk in chunks(entries, FILES_PER_TASK if options.workers else 1, lambda entry: entry):
-            waiting.append((chunk, pool.submit(chunk)))
-            while sum(len(chunk) for chunk, _ in waiting) >= files_ahead or _bytes_held(waiting) > BYTES_AHEAD:
-                yield from _whole(pool, *waiting.popleft())
-        while waiting:
-            yield from _whole(pool, *waiting.popleft())
-
-
-def _whole(pool: DecoderPool, entries: Sequence[Entry], future: Future[list[Decoded]]) -> Iterator[Decoded]:
-    """Yield what became of entries, with the frames that their task left for others."""
-    remaining = iter(entries)
-    entry = next(remaining)
-    waiting = [*future.result()]
-    waiting.reverse()
-    while waiting:
-        decoded = waiting.pop()
-        yield decoded
-        if decoded.more is not None:
-            waiting += reversed(pool.submit([replace(entry, frames_done=decoded.more)]).result())
-        elif decoded.last:
-            entry = next(remaining, entry)
 
 
 def _in_time(batch: Batch, future: Future[Inferred | None]) -> Iterator[tuple[Batch, Inferred]]:

@@ -31,7 +31,8 @@ _NOT_MET = (
     WHERE settings IN (SELECT value FROM json_each(:known)) AND path >= :low AND path < :high AND NOT EXISTS (
         SELECT 1 FROM files AS other WHERE other.path = files.path AND other.part = files.part AND (
             other.id IN (SELECT file FROM met)
-            OR other.id > files.id AND other.settings IN (SELECT value FROM json_each(:known))))
+            OR other.settings IN (SELECT value FROM json_each(:known))
+                AND (ifnull(other.mtime_ns, 0), other.id) > (ifnull(files.mtime_ns, 0), files.id)))
     ORDER BY path, part, ordinal"""
 )
 _ADD_FILE = """INSERT INTO files (path, part, settings, member, size, mtime_ns, passing) VALUES (?, ?, ?, ?, ?, ?, ?)

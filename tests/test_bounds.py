@@ -103,8 +103,8 @@ def test_a_codestream_of_its_own_size_passes(stream: bytes):
     check_codestream(stream, 16, 12)
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(15, 12), (16, 11), (1, 1)])
-def test_a_codestream_larger_than_the_header_says_is_refused(stream: bytes, rows: int, columns: int):
+@pytest.mark.parametrize(("rows", "columns"), [(15, 12), (16, 11), (1, 1), (12, 16), (17, 12), (8, 24)])
+def test_a_codestream_of_another_size_than_the_header_says_is_refused(stream: bytes, rows: int, columns: int):
     with pytest.raises(ImageError, match=f"16 x 12 pixels; legal: Rows x Columns, {rows} x {columns}"):
         check_codestream(stream, rows, columns)
 

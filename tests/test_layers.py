@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"ray_worker"}),
     frozenset({"scan", "report", "codecs", "objects"}),
     frozenset({"finding", "redraw", "reread"}),
+    frozenset({"ahead"}),
     frozenset({"isolation"}),
     frozenset({"results", "decode", "engines", "state", "selection"}),
     frozenset({"engine", "openvino_engine", "exporting", "origin", "page"}),

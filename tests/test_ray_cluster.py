@@ -6,7 +6,8 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from hemoscan.errors import ClusterError, EngineError
 from hemoscan.phantom import make_phantom, write_dicom
 from hemoscan.ray_cluster import ATTEMPTS, CHUNKS_PER_WORKER, FILES_PER_CHUNK, NODE_ATTEMPTS, Cluster
 from hemoscan.ray_worker import Wish, Work
+from hemoscan.reread import read_state
 from hemoscan.results import Results
 from hemoscan.scan import Job, Report, ScanOptions, scan
 from hemoscan.sources import find_entries
@@ -288,6 +290,30 @@ def test_a_file_whose_workers_die_is_an_error_and_the_others_are_scored(study: P
     assert "error" not in (tmp_path / "out.csv").read_text(encoding="utf-8"), "the next run tries it again"
 
 
+def test_a_file_beside_one_whose_workers_die_is_not_blamed(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ray_cluster, "FILES_PER_CHUNK", 1)
+    ray = FakeRay()
+    ray.add("one")
+    cluster = joined(ray, work=replace(WORK, batch_size=1))
+    culprit = str(min((study / "dicom").iterdir()))
+    get = ray.get
+
+    def die(ref: Ref) -> Any:
+        under_way = [chunk for worker in cluster._workers for chunk in worker.calls.values()]
+        if ref.actor is not None and any(chunk.files[0].entry.path == culprit for chunk in under_way):
+            raise DeadError
+        return get(ref)
+
+    ray.get = die  # type: ignore[method-assign]
+    run(study, tmp_path / "out.csv", cluster, limit=6)
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows if row["status"] == "error"] == [culprit]
+    assert len(rows) == 6
+
+
 def test_a_cluster_without_nodes_ends_the_scan_and_keeps_what_was_done(
     study: Path, reference: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -358,6 +384,8 @@ def test_nodes_with_other_engines_share_a_state(study: Path, tmp_path: Path, mon
     assert run(study, tmp_path / "out.csv", joined(ray)).known == FILES
     with State(tmp_path / "out.sqlite") as state:
         assert len(state.settings_of(CARD.sha256)) == 2
+        found = read_state(state, datetime.now(UTC), MODEL, CARD.operating, CARD.threshold)
+        assert len(list(found.rows)) == FILES, "the page and the objects have all of them, too"
 
 
 @pytest.mark.parametrize("ending", ["limit", "time_budget", "stop"])

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from hemoscan import ray_runtime
 from hemoscan.cli import cli
-from hemoscan.errors import ClusterError, ExtraError
+from hemoscan.errors import ClusterError, ExtraError, OptionError
 from hemoscan.phantom import make_phantom, write_dicom
 from hemoscan.ray_runtime import LOCAL, import_ray, running_ray
 
@@ -90,6 +90,18 @@ def test_what_goes_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch, address: s
         pass
     assert "no way" in str(caught.value)
     assert "and more" not in str(caught.value)
+
+
+def test_the_command_leaves_the_precision_to_the_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def lacking(name: str) -> str:
+        raise OptionError(f"--precision {name}: this processor does not compute in bf16")
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("hemoscan.openvino_engine.pick_precision", lacking)
+    monkeypatch.setattr("hemoscan.engines.told_of_bf16", lambda: False)
+    options = ["-o", str(tmp_path / "o.csv"), "--precision", "bf16", "--ray", "local"]
+    with pytest.raises(ExtraError):
+        CliRunner().invoke(cli, ["scan", str(tmp_path), *options], catch_exceptions=False)
 
 
 def test_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import make_enhanced_ct, to_bytes
 from numpy.typing import NDArray
 
-from hemoscan import __version__, ray_worker
+from hemoscan import __version__, ahead, ray_worker
 from hemoscan.card import BRAIN, Model
 from hemoscan.decode import DecodeOptions
 from hemoscan.engines import EngineChoice
+from hemoscan.isolation import DecoderPool
 from hemoscan.phantom import make_phantom, write_dicom
 from hemoscan.ray_worker import Wish, Work, Worker, examine
-from hemoscan.slices import OK, to_probability
+from hemoscan.slices import OK, Decoded, to_probability
 from hemoscan.sources import Entry, find_entries
 
 WISH = ("openvino", "cpu", "fp32")
@@ -97,6 +102,30 @@ def test_files_come_back_whole_with_pixels_of_flagged_slices_only(
     assert [frame.status == OK for frame in frames] == [logit is not None for logit in answer.logits]
 
 
+def test_few_frames_of_a_long_file_wait_in_memory(untrained: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stored = np.stack([np.full((16, 16), 1024 + 10 * number, "<u2") for number in range(7)])
+    positions = [(0.0, 0.0, 5.0 * number) for number in range(7)]
+    file = make_enhanced_ct(stored, intercepts=[-1024.0] * 7, positions=positions)
+    (tmp_path / "long.dcm").write_bytes(to_bytes(file))
+    entries = [*find_entries([tmp_path]), Entry("/not/there")]
+    reference = make_worker(untrained, monkeypatch, pictures=True).score(entries)
+    monkeypatch.setattr(ahead, "FRAMES_AHEAD", 3)
+    worker = make_worker(untrained, monkeypatch, pictures=True)
+    lengths: list[int] = []
+    submit = DecoderPool.submit
+
+    def watch(pool: DecoderPool, entries: Sequence[Entry]) -> Future[list[Decoded]]:
+        future = submit(pool, entries)
+        lengths.append(len(future.result()))
+        return future
+
+    monkeypatch.setattr(DecoderPool, "submit", watch)
+    answer = worker.score(entries)
+    assert lengths == [3 + 1, 3, 1]
+    assert answer.logits == reference.logits
+    assert [len(file) for file in answer.frames] == [7, 1]
+
+
 def test_a_file_that_the_node_does_not_see_is_an_error_that_may_pass(
     untrained: Model, entries: list[Entry], monkeypatch: pytest.MonkeyPatch
 ):
@@ -107,10 +136,15 @@ def test_a_file_that_the_node_does_not_see_is_an_error_that_may_pass(
 
 def test_a_worker_prints_nothing_and_its_decoders_import_no_main_module(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "some.py", raising=False)
-    logger = logging.getLogger("hemoscan")
-    monkeypatch.setattr(logger, "propagate", True)
-    monkeypatch.setattr(logger, "handlers", [])
-    ray_worker._be_still()
+    loggers = [logging.getLogger(name) for name in ("hemoscan", "pydicom", "PIL")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "propagate", True)
+        monkeypatch.setattr(logger, "handlers", [])
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        ray_worker._be_still()
+        warnings.warn("Invalid value for VR PN: DOE^JOHN", stacklevel=1)
+    assert heard == []
     assert not hasattr(sys.modules["__main__"], "__file__")
-    assert not logger.propagate
-    assert logger.handlers
+    assert not any(logger.propagate for logger in loggers)
+    assert all(logger.handlers for logger in loggers)

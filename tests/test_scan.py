@@ -25,7 +25,7 @@ from factories import make_enhanced_ct, to_bytes
 from numpy.typing import NDArray
 from PIL import Image
 
-from hemoscan import NOTICE, __version__, decode, scan, sources
+from hemoscan import NOTICE, __version__, ahead, decode, scan, sources
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.engine import TorchEngine
 from hemoscan.errors import EngineError, OutputError, StateError
@@ -118,7 +118,7 @@ def test_rows_stand_in_the_order_of_the_entries(study: Path, reference: bytes):
 def test_rows_and_scores_do_not_depend_on_workers_and_batches(
     study: Path, reference: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, int]
 ):
-    monkeypatch.setattr(scan, "DecoderPool", partial(DecoderPool, decode=decoders.late))
+    monkeypatch.setattr(ahead, "DecoderPool", partial(DecoderPool, decode=decoders.late))
     run([study], tmp_path / "out.csv", **options)
     assert (tmp_path / "out.csv").read_bytes() == reference
 
@@ -396,8 +396,8 @@ def test_results_that_cannot_be_written_on_the_way_end_the_scan(
 
 def test_files_are_decoded_ahead_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     workers, batch_size, files = 2, 4, 100
-    monkeypatch.setattr(scan, "FILES_AHEAD_PER_WORKER", 8)
-    bound = workers * scan.FILES_AHEAD_PER_WORKER + (1 + scan.BATCHES_AHEAD) * batch_size
+    monkeypatch.setattr(ahead, "FILES_AHEAD_PER_WORKER", 8)
+    bound = workers * ahead.FILES_AHEAD_PER_WORKER + (1 + scan.BATCHES_AHEAD) * batch_size
     taken = 0
 
     def many(paths: Sequence[Path]) -> Iterator[Entry]:
@@ -406,12 +406,12 @@ def test_files_are_decoded_ahead_up_to_a_bound(tmp_path: Path, monkeypatch: pyte
             yield Entry(f"/slice-{taken}")
 
     monkeypatch.setattr(scan, "find_entries", many)
-    monkeypatch.setattr(scan, "DecoderPool", partial(DecoderPool, decode=decoders.blank))
-    ahead: list[int] = []
-    engine = MeanEngine(lambda batch: ahead.append(taken - (batch - 1) * batch_size))
+    monkeypatch.setattr(ahead, "DecoderPool", partial(DecoderPool, decode=decoders.blank))
+    waiting: list[int] = []
+    engine = MeanEngine(lambda batch: waiting.append(taken - (batch - 1) * batch_size))
     report = run([], tmp_path / "out.csv", engine, workers=workers, batch_size=batch_size)
     assert report.counts["ok"] == files
-    assert batch_size < max(ahead) <= bound
+    assert batch_size < max(waiting) <= bound
 
 
 def test_a_scan_begins_before_all_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -429,7 +429,7 @@ def test_a_scan_begins_before_all_files_are_found(tmp_path: Path, monkeypatch: p
             stop.signal = 15
 
     monkeypatch.setattr(scan, "find_entries", many)
-    monkeypatch.setattr(scan, "DecoderPool", partial(DecoderPool, decode=decoders.blank))
+    monkeypatch.setattr(ahead, "DecoderPool", partial(DecoderPool, decode=decoders.blank))
     stop = Stop()
     job = Job([], MODEL, MeanEngine(), ScanOptions(decode.DecodeOptions(BRAIN), 0.05, 16, 2), {})
     with State(tmp_path / "state") as state:
@@ -439,7 +439,7 @@ def test_a_scan_begins_before_all_files_are_found(tmp_path: Path, monkeypatch: p
 
 
 def test_rows_without_image_do_not_wait_for_a_batch_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scan, "FILES_AHEAD_PER_WORKER", 8)
+    monkeypatch.setattr(ahead, "FILES_AHEAD_PER_WORKER", 8)
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(200):
@@ -449,7 +449,7 @@ def test_rows_without_image_do_not_wait_for_a_batch_without_end(tmp_path: Path, 
     with State(tmp_path / "state") as state:
         results = Results(tmp_path / "out.csv")
         scan.scan(job, results, state, lambda report: waiting.append(report.files - report.counts["skipped"]))
-    assert max(waiting) <= (1 + scan.BATCHES_AHEAD) * 64 + scan.FILES_AHEAD_PER_WORKER
+    assert max(waiting) <= (1 + scan.BATCHES_AHEAD) * 64 + ahead.FILES_AHEAD_PER_WORKER
 
 
 # With a real network
@@ -534,7 +534,7 @@ def test_frames_of_a_large_file_are_decoded_a_few_at_a_time(tmp_path: Path, monk
         (folder / f"{name}.dcm").write_bytes(to_bytes(file))
     (folder / "c.txt").write_text("text", encoding="utf-8")
     run([folder], tmp_path / "whole.csv", workers=2, batch_size=4)
-    monkeypatch.setattr(scan, "FRAMES_AHEAD", 3)
+    monkeypatch.setattr(ahead, "FRAMES_AHEAD", 3)
     lengths: list[int] = []
     submit = DecoderPool.submit
 
@@ -551,7 +551,7 @@ def test_frames_of_a_large_file_are_decoded_a_few_at_a_time(tmp_path: Path, monk
 
 
 def test_few_bytes_are_decoded_ahead(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scan, "BYTES_AHEAD", 1)
+    monkeypatch.setattr(ahead, "BYTES_AHEAD", 1)
     output = tmp_path / "out.csv"
     run([study], output, batch_size=1, workers=5)
     assert len(rows_of(output)) == 17

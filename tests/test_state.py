@@ -63,6 +63,20 @@ def test_a_file_is_known_by_path_size_and_time(path: Path, state: State, changes
         assert again.find(replace(ENTRY, **changes)) is None
 
 
+def test_of_a_file_that_two_engines_scored_the_later_one_is_known(path: Path, state: State):
+    state.add(0, ENTRY, SCORED)
+    state.use("others")
+    state.add(1, ENTRY, [(SLICE, 3.0)])
+    state.use("settings")
+    changed = replace(ENTRY, mtime_ns=1_600_000_000)
+    state.add(2, changed, [(SLICE, 5.0)])
+    state.commit()
+    with State(path) as again:
+        for settings in (("settings", "others"), ("others", "settings")):
+            again.use(*settings)
+            assert [logit for _, logit in again.rows_not_met(["/in"])] == [5.0]
+
+
 def test_what_was_scored_by_other_settings_is_not_known_and_not_lost(state: State):
     state.add(0, ENTRY, SCORED)
     state.use("others")
