@@ -122,3 +122,25 @@ def test_a_gpus_graph_learns_what_plain_steps_learn():
         return torch.cat([value.detach().flatten() for value in model.parameters()]).cpu()
 
     torch.testing.assert_close(weights(True), weights(False), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_capture_that_cuda_breaks_off_does_no_harm():
+    notes: list[str] = []
+    device = torch.device("cuda")
+    current = torch.cuda.current_stream(device)
+    total = torch.zeros((), device=device)
+
+    def learn(images: Tensor, _labels: Tensor, _weights: Tensor, scale: float) -> Tensor:
+        total.add_(torch.nn.functional.dropout(images, 0.5).sum() * scale)
+        if torch.cuda.is_current_stream_capturing():
+            total.item()  # waits for the GPU, which a capture forbids
+        return total.detach().clone()
+
+    captured = Captured(learn, CudaGraphs(device), notes.append)
+    shown = [value.to(device) if isinstance(value, Tensor) else value for value in batch(2, 1.0)]
+    losses = [captured(*shown).item() for _ in range(WARM_UP + 3)]  # type: ignore[arg-type]
+    assert len(notes) == 1
+    assert losses == sorted(losses)
+    assert torch.cuda.current_stream(device) == current
+    torch.rand(2, device=device)
