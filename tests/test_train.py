@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from hemoscan.trainer import train as loop
 from hemoscan.trainer.balance import class_weights, group_weights, output_bias
 from hemoscan.trainer.experiments import Experiment, Recipe
 from hemoscan.trainer.metrics import measure
+from hemoscan.trainer.parallel import ALONE
 from hemoscan.trainer.train import Progress, Trained, epoch_batches, predict, resized, sample_weights, train
 
 CPU = torch.device("cpu")
@@ -367,6 +371,35 @@ def test_a_non_finite_loss_that_is_noticed_later_names_its_own_batch(run_folder:
         train(BASE, recipe_of(), SPLITS, run_folder, CPU)
     assert {name for name in TRAINING.ids if name in str(caught.value)} == {TRAINING.ids[i] for i in spoilt.tolist()}
     assert not list(run_folder.iterdir()), "nothing of it was saved"
+
+
+def test_what_a_training_held_is_given_back_before_the_next(run_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    held: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+
+    class Held(loop._Training):
+        def __init__(self, *arguments: Any) -> None:
+            alive.extend(one() is not None for one in held)
+            super().__init__(*arguments)
+            held.append(weakref.ref(self))
+
+    monkeypatch.setattr(loop, "_Training", Held)
+    gc.disable()
+    try:
+        for name in ("first", "second"):
+            train(BASE, recipe_of(), SPLITS, run_folder / name, CPU)
+    finally:
+        gc.enable()
+    assert alive == [False]
+
+
+def test_every_legal_seed_makes_generators():
+    def state(seed: int) -> Tensor:
+        recipe = recipe_of(seed=seed)
+        training = SimpleNamespace(recipe=recipe, position=loop.Position(epoch=3), processes=ALONE, device=CPU)
+        return loop._Training.generator(training, 5).get_state()  # type: ignore[arg-type]
+
+    assert not torch.equal(state(2**31 - 1), state(2**31 - 2))
 
 
 @pytest.mark.parametrize(("device", "ahead"), [("cpu", 1), ("cuda", loop.STEPS_AHEAD)])

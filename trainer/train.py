@@ -110,10 +110,10 @@ def train(
         If the loss becomes non-finite (the text names the batch's ids), or the checkpoint is of another training.
     """
     progress = progress or Progress()
+    gc.collect()  # a training refers to itself: until then the one before holds its slices, and its graph's memory
     training = _Training(experiment, recipe, splits, device, precision, processes)
     training.forward = Forward(processes.wrap(training.classifier), compiled=compiled, note=progress.note)
     if captured:
-        gc.collect()  # the graph of the training before holds its memory until then
         training.step = Captured(training.learn, CudaGraphs(device), progress.note)
     path = checkpoint_path(run_folder, experiment, name)
     training.restore(load_checkpoint(path, training.identity))
@@ -282,7 +282,8 @@ class _Training:
     def generator(self, step: int) -> torch.Generator:
         """Return a generator that this step alone draws from, so that a training that goes on draws the same."""
         number = (self.recipe.seed * 1_000_003 + self.position.epoch) * 1_000_003 + step
-        return torch.Generator(self.device).manual_seed(number * self.processes.size + self.processes.rank)
+        # Seeds of generators have 64 bits.
+        return torch.Generator(self.device).manual_seed((number * self.processes.size + self.processes.rank) % 2**63)
 
     @property
     def result(self) -> Classifier:
