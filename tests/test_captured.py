@@ -93,6 +93,21 @@ def test_where_capturing_fails_it_says_so_once_and_goes_on():
     ]
 
 
+def test_where_a_later_capture_fails_no_earlier_one_is_replayed():
+    notes: list[str] = []
+    model, graphs = Model(), Replays()
+    captured = Captured(model.learn, graphs, notes.append)
+    for n in [3] * (WARM_UP + 1) + [2] * WARM_UP:
+        captured(*batch(n, 1.0))
+    assert graphs.log[-WARM_UP - 2 :] == ["record", "replay", *["run"] * WARM_UP]
+    graphs.failure = RuntimeError("out of memory")
+    for n in (2, 3):
+        captured(*batch(n, 1.0))
+    assert graphs.log[-3:] == ["record", "run", "tuned"]
+    assert len(notes) == 1
+    assert model.total.item() == 4 * (3 * (WARM_UP + 2) + 2 * (WARM_UP + 1))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_gpus_graph_learns_what_plain_steps_learn():
     device = torch.device("cuda")

@@ -102,6 +102,7 @@ class Captured:
             run, loss = self.graphs.record(lambda: self.learn(*inputs, scale))
         except RuntimeError as error:
             self.failed = True
+            self.replays.clear()  # the generator that earlier graphs draw from may be unusable, too
             reason = str(error).partition("\n")[0]
             self.note(f"goes on without CUDA graphs (--no-capture leaves them out): {type(error).__name__}: {reason}")
             return
