@@ -6,7 +6,7 @@
 set -u
 data=${1:?usage: gpu_session.sh DATA OUT} out=${2:?usage: gpu_session.sh DATA OUT}
 here=$(dirname "$0") python=${PYTHON:-python3} init=${INIT:-scratch} device=${DEVICE:-cuda}
-parts=${PARTS:-check speed brain raw folds strong}
+parts=${PARTS:-check speed brain raw folds strong document}
 others=densenet-base,densenet-weight,densenet-weight-bias,resnet-base,resnet-weight,resnet-bias,resnet-weight-bias
 end=$(($(date +%s) + ${MINUTES:-28} * 60))
 mkdir -p "$out"
@@ -36,6 +36,22 @@ train() {
     fi
 }
 
+# The document of all that was trained. It needs no GPU: leave it out where time on one is short, and make it elsewhere.
+document() {
+    set --
+    for folder in report raw folds strong; do
+        for record in "$out/$folder"/*.*.json; do
+            if [ -e "$record" ]; then
+                set -- "$@" "$out/$folder"
+                break
+            fi
+        done
+    done
+    if [ $# -gt 0 ]; then
+        "$python" -m hemoscan experiments "$@" -o "$out/docs/experiments.md" --data "$data" --quiet || failed=1
+    fi
+}
+
 for part in $parts; do
     case $part in
     check) "$python" -m pytest -q -p no:cacheprovider -W default "$here/../test_captured.py" || failed=1 ;;
@@ -51,21 +67,10 @@ for part in $parts; do
     folds) train folds densenet-bias,densenet-base --folds 5 --no-test ;;
     strong) train strong "densenet-bias,$others" --recipe strong ;;
     strong-bias) train strong densenet-bias --recipe strong ;;
+    document) document ;;
     *) say "no such part: $part" && exit 2 ;;
     esac
 done
 
-set --
-for folder in report raw folds strong; do
-    for record in "$out/$folder"/*.*.json; do
-        if [ -e "$record" ]; then
-            set -- "$@" "$out/$folder"
-            break
-        fi
-    done
-done
-if [ $# -gt 0 ]; then
-    "$python" -m hemoscan experiments "$@" -o "$out/docs/experiments.md" --data "$data" --quiet || failed=1
-fi
 say "done${failed:+, with failures}"
 [ -z "$failed" ]
