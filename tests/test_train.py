@@ -346,6 +346,21 @@ def test_captured_steps_train_the_same_weights(run_folder: Path, monkeypatch: py
     plain = train(BASE, recipe_of(2), splits, run_folder / "plain", CPU)
     assert_same_weights(captured, plain)
     assert without_seconds(captured.history) == without_seconds(plain.history)
+    assert (captured.captured, plain.captured) == (True, False)
+
+
+def test_a_training_whose_capture_failed_says_that_it_was_not_captured(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Failing(Replayed):
+        def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+            raise RuntimeError("operation not permitted")
+
+    notes: list[str] = []
+    monkeypatch.setattr(loop, "CudaGraphs", Failing)
+    progress = Progress(note=notes.append)
+    assert not train(BASE, recipe_of(2), SPLITS, run_folder, CPU, captured=True, progress=progress).captured
+    assert len(notes) == 1
 
 
 def test_steps_whose_losses_are_looked_at_later_train_the_same_weights(

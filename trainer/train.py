@@ -66,6 +66,8 @@ class Trained:
     """As they ship: see `hemoscan.networks.save_weights`."""
     rounding: dict[str, Any]
     """`bits` of a kernel's weight, `auc_before` on the validation split, and `auc_lost` by rounding."""
+    captured: bool
+    """Whether steps were captured: not so where that was asked for and failed."""
 
 
 def train(
@@ -120,7 +122,7 @@ def train(
     while training.position.epoch < recipe.epochs:
         training.run_epoch(path, progress)
     if not processes.first:
-        return Trained(training.result, np.empty(0, np.float32), training.history, b"", {})
+        return Trained(training.result, np.empty(0, np.float32), training.history, b"", {}, training.captured)
     return round_weights(training, BITS[experiment.architecture], progress.note)
 
 
@@ -142,7 +144,7 @@ def round_weights(training: _Training, bits: int, note: Callable[[str], None]) -
         training.result.network.load_state_dict(exact)
         return round_weights(training, 16, note)
     rounding = {"bits": bits, "auc_before": before, "auc_lost": lost}
-    return Trained(training.result, logits, training.history, weights, rounding)
+    return Trained(training.result, logits, training.history, weights, rounding, training.captured)
 
 
 @dataclass
@@ -289,6 +291,11 @@ class _Training:
     def result(self) -> Classifier:
         """What is measured and shipped: the network that learns, or the average of its weights."""
         return self.classifier if self.averaged is None else self.averaged.classifier
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps are captured, and that has not failed."""
+        return isinstance(self.step, Captured) and not self.step.failed
 
     def measure(self) -> dict[str, Any]:
         """Return the figures on the validation split."""
