@@ -93,6 +93,21 @@ def test_where_capturing_fails_it_says_so_once_and_goes_on():
     ]
 
 
+def test_where_a_later_capture_fails_no_earlier_one_is_replayed():
+    notes: list[str] = []
+    model, graphs = Model(), Replays()
+    captured = Captured(model.learn, graphs, notes.append)
+    for n in [3] * (WARM_UP + 1) + [2] * WARM_UP:
+        captured(*batch(n, 1.0))
+    assert graphs.log[-WARM_UP - 2 :] == ["record", "replay", *["run"] * WARM_UP]
+    graphs.failure = RuntimeError("out of memory")
+    for n in (2, 3):
+        captured(*batch(n, 1.0))
+    assert graphs.log[-3:] == ["record", "run", "tuned"]
+    assert len(notes) == 1
+    assert model.total.item() == 4 * (3 * (WARM_UP + 2) + 2 * (WARM_UP + 1))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_a_gpus_graph_learns_what_plain_steps_learn():
     device = torch.device("cuda")
@@ -122,3 +137,25 @@ def test_a_gpus_graph_learns_what_plain_steps_learn():
         return torch.cat([value.detach().flatten() for value in model.parameters()]).cpu()
 
     torch.testing.assert_close(weights(True), weights(False), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_capture_that_cuda_breaks_off_does_no_harm():
+    notes: list[str] = []
+    device = torch.device("cuda")
+    current = torch.cuda.current_stream(device)
+    total = torch.zeros((), device=device)
+
+    def learn(images: Tensor, _labels: Tensor, _weights: Tensor, scale: float) -> Tensor:
+        total.add_(torch.nn.functional.dropout(images, 0.5).sum() * scale)
+        if torch.cuda.is_current_stream_capturing():
+            total.item()  # waits for the GPU, which a capture forbids
+        return total.detach().clone()
+
+    captured = Captured(learn, CudaGraphs(device), notes.append)
+    shown = [value.to(device) if isinstance(value, Tensor) else value for value in batch(2, 1.0)]
+    losses = [captured(*shown).item() for _ in range(WARM_UP + 3)]  # type: ignore[arg-type]
+    assert len(notes) == 1
+    assert losses == sorted(losses)
+    assert torch.cuda.current_stream(device) == current
+    torch.rand(2, device=device)

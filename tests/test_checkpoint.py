@@ -123,6 +123,12 @@ def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path: Path):
         save_checkpoint(tmp_path / "file" / "densenet-bias.checkpoint.pt", state())
 
 
+def test_a_checkpoint_of_a_training_with_more_to_it_is_refused(path: Path):
+    save_checkpoint(path, state() | {"identity": {**IDENTITY, "ema": 0.9}})
+    with pytest.raises(TrainingError, match=r"ema 0\.9, now None"):
+        load_checkpoint(path, IDENTITY)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("experiment", "resnet-base"), ("seed", 1), ("learning_rate", 1e-3), ("slices", 21), ("new option", True)],

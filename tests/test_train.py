@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from hemoscan.trainer import train as loop
 from hemoscan.trainer.balance import class_weights, group_weights, output_bias
 from hemoscan.trainer.experiments import Experiment, Recipe
 from hemoscan.trainer.metrics import measure
+from hemoscan.trainer.parallel import ALONE
 from hemoscan.trainer.train import Progress, Trained, epoch_batches, predict, resized, sample_weights, train
 
 CPU = torch.device("cpu")
@@ -342,6 +346,21 @@ def test_captured_steps_train_the_same_weights(run_folder: Path, monkeypatch: py
     plain = train(BASE, recipe_of(2), splits, run_folder / "plain", CPU)
     assert_same_weights(captured, plain)
     assert without_seconds(captured.history) == without_seconds(plain.history)
+    assert (captured.captured, plain.captured) == (True, False)
+
+
+def test_a_training_whose_capture_failed_says_that_it_was_not_captured(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Failing(Replayed):
+        def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+            raise RuntimeError("operation not permitted")
+
+    notes: list[str] = []
+    monkeypatch.setattr(loop, "CudaGraphs", Failing)
+    progress = Progress(note=notes.append)
+    assert not train(BASE, recipe_of(2), SPLITS, run_folder, CPU, captured=True, progress=progress).captured
+    assert len(notes) == 1
 
 
 def test_steps_whose_losses_are_looked_at_later_train_the_same_weights(
@@ -367,6 +386,35 @@ def test_a_non_finite_loss_that_is_noticed_later_names_its_own_batch(run_folder:
         train(BASE, recipe_of(), SPLITS, run_folder, CPU)
     assert {name for name in TRAINING.ids if name in str(caught.value)} == {TRAINING.ids[i] for i in spoilt.tolist()}
     assert not list(run_folder.iterdir()), "nothing of it was saved"
+
+
+def test_what_a_training_held_is_given_back_before_the_next(run_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    held: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+
+    class Held(loop._Training):
+        def __init__(self, *arguments: Any) -> None:
+            alive.extend(one() is not None for one in held)
+            super().__init__(*arguments)
+            held.append(weakref.ref(self))
+
+    monkeypatch.setattr(loop, "_Training", Held)
+    gc.disable()
+    try:
+        for name in ("first", "second"):
+            train(BASE, recipe_of(), SPLITS, run_folder / name, CPU)
+    finally:
+        gc.enable()
+    assert alive == [False]
+
+
+def test_every_legal_seed_makes_generators():
+    def state(seed: int) -> Tensor:
+        recipe = recipe_of(seed=seed)
+        training = SimpleNamespace(recipe=recipe, position=loop.Position(epoch=3), processes=ALONE, device=CPU)
+        return loop._Training.generator(training, 5).get_state()  # type: ignore[arg-type]
+
+    assert not torch.equal(state(2**31 - 1), state(2**31 - 2))
 
 
 @pytest.mark.parametrize(("device", "ahead"), [("cpu", 1), ("cuda", loop.STEPS_AHEAD)])

@@ -200,7 +200,9 @@ def test_the_record_says_how_it_was_trained_and_what_came_out(run: Run, card: di
     assert {key: record[key] for key in expected} == expected
     assert record["seconds"] >= 0
     assert record["machine"]["cores"] >= 1
-    assert {"split": "validation", **record["metrics"]} == card["metrics"]
+    rounding = card["metrics"]["rounding"]
+    assert {"split": "validation", **record["metrics"], "rounding": rounding} == card["metrics"]
+    assert rounding["auc_before"] - rounding["auc_lost"] == pytest.approx(record["metrics"]["auc"])
     assert [(epoch["epoch"], epoch["size"], epoch["validation"]["n"]) for epoch in record["history"]] == [
         (number, 32, 8) for number in range(1, EPOCHS + 1)
     ]

@@ -11,6 +11,7 @@ import pytest
 from run_folders import TEST_IDS, drawn_folds, drawn_run, write_csv, write_run
 
 from hemoscan.errors import ResultsError
+from hemoscan.trainer.rows import is_reduced, make_sections
 from hemoscan.trainer.trainings import read_run_folders
 
 
@@ -85,6 +86,23 @@ def test_rows_are_kept_apart_and_ordered_as_in_the_report(tmp_path: Path):
         ("report", "brain", "resnet-base"),
         ("report", "raw", "densenet-weight"),
         ("strong", "brain", "densenet-base"),
+    ]
+
+
+def test_averaged_weights_and_fewer_negatives_make_rows_of_their_own(tmp_path: Path):
+    drawn_run(tmp_path / "plain")
+    drawn_run(tmp_path / "averaged", ema=0.998)
+    drawn_run(tmp_path / "fewer", negatives=0.4)
+    found = {
+        (one.setting.ema, one.setting.negatives): one
+        for one in read_run_folders([tmp_path / name for name in ("plain", "averaged", "fewer")])
+    }
+    assert set(found) == {(0, 1), (0.998, 1), (0, 0.4)}, "records of earlier versions say neither"
+    results = list(found.values())
+    assert [is_reduced(one.setting, results) for one in results] == [one.setting.negatives < 1 for one in results]
+    first, *others = make_sections(results, None)[:3]
+    assert [row.label for section in (first, *others) for row in section.rows if "averaged" in row.how] == [
+        "densenet-bias (weights averaged, decay 0.998)"
     ]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ class Graphs(Protocol):
 class CudaGraphs:
     """PyTorch's CUDA graphs, on a stream of their own."""
 
+    broken: ClassVar[list[torch.cuda.CUDAGraph]] = []
+    """Captures that CUDA broke off. PyTorch's allocator never hears of their end, and asks them at every later one."""
+
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
@@ -50,10 +53,17 @@ class CudaGraphs:
             torch.backends.cudnn.benchmark = before
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """See `Graphs`."""
+        """See `Graphs`. A capture that CUDA breaks off leaves its stream current and the generator unusable."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            result = work()
+        generator = torch.cuda.default_generators[self.stream.device.index]
+        before = generator.clone_state()
+        try:
+            with torch.cuda.stream(self.stream), torch.cuda.graph(graph, stream=self.stream):
+                result = work()
+        except RuntimeError:
+            generator.graphsafe_set_state(before)
+            self.broken.append(graph)
+            raise
         return graph.replay, result
 
 
@@ -92,6 +102,7 @@ class Captured:
             run, loss = self.graphs.record(lambda: self.learn(*inputs, scale))
         except RuntimeError as error:
             self.failed = True
+            self.replays.clear()  # the generator that earlier graphs draw from may be unusable, too
             reason = str(error).partition("\n")[0]
             self.note(f"goes on without CUDA graphs (--no-capture leaves them out): {type(error).__name__}: {reason}")
             return

@@ -48,8 +48,9 @@ def load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any] | No
         known: dict[str, Any] = dict(state["identity"])
     except Exception as error:  # torch.load raises whatever the unpickler met
         raise TrainingError(f"{path}: checkpoint cannot be read ({type(error).__name__}); {advice}") from error
-    differing = sorted(key for key in identity if known.get(key) != identity[key])
+    # An identity lacks what the training goes without, such as the average of the weights.
+    differing = sorted(key for key in identity | known if known.get(key) != identity.get(key))
     if differing:
-        now = ", ".join(f"{key} {known.get(key)!r}, now {identity[key]!r}" for key in differing)
+        now = ", ".join(f"{key} {known.get(key)!r}, now {identity.get(key)!r}" for key in differing)
         raise TrainingError(f"{path}: is of another training ({now}); {advice}")
     return state

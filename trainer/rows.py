@@ -134,6 +134,7 @@ def _row(result: Result, label: str) -> Row:
     how = [f"{describe_epochs(setting)} {describe_init(setting.init)}"]
     how += [f"first {setting.limit:,} slices"] * bool(setting.limit) + [result.split, *devices]
     how += ["groups reweighed"] * setting.reweigh_groups
+    how += [text for text in (describe_negatives(setting), describe_average(setting)) if text]
     return Row(label, ", ".join(how), result.split, result.logits, result.labels, result.groups, result.folds, result)
 
 
@@ -161,6 +162,8 @@ def _word(result: Result, field: str) -> str:
         "sizes": describe_sizes(setting.sizes) if setting.sizes else "",
         "size": f"{setting.size} pixels",
         "limit": f"first {setting.limit:,} slices" if setting.limit else "",
+        "negatives": describe_negatives(setting),
+        "ema": describe_average(setting),
         "seed": f"seed {setting.seed}",
         "data": setting.data,
     }[field]
@@ -177,6 +180,16 @@ def describe_epochs(setting: Setting) -> str:
 def describe_limit(setting: Setting) -> str:
     """Return how many slices were taken."""
     return f"the first {setting.limit:,} slices of each split" if setting.limit else "all slices"
+
+
+def describe_negatives(setting: Setting) -> str:
+    """Return which share of the negatives an epoch showed; nothing where it showed all."""
+    return f"{100 * setting.negatives:g} % of the negatives an epoch" if setting.negatives < 1 else ""
+
+
+def describe_average(setting: Setting) -> str:
+    """Return that the weights are averages; nothing where they are not."""
+    return f"weights averaged, decay {setting.ema:g}" if setting.ema else ""
 
 
 def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:

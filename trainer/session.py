@@ -117,7 +117,7 @@ class Session:
             "device": str(self.device),
             "precision": self.precision,
             "compiled": self.compiled,
-            "captured": self.captured,
+            "captured": trained.captured,
             "processes": self.processes.size,
             "limit": self.limit,
         }

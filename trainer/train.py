@@ -66,6 +66,8 @@ class Trained:
     """As they ship: see `hemoscan.networks.save_weights`."""
     rounding: dict[str, Any]
     """`bits` of a kernel's weight, `auc_before` on the validation split, and `auc_lost` by rounding."""
+    captured: bool
+    """Whether steps were captured: not so where that was asked for and failed."""
 
 
 def train(
@@ -110,17 +112,17 @@ def train(
         If the loss becomes non-finite (the text names the batch's ids), or the checkpoint is of another training.
     """
     progress = progress or Progress()
+    gc.collect()  # a training refers to itself: until then the one before holds its slices, and its graph's memory
     training = _Training(experiment, recipe, splits, device, precision, processes)
     training.forward = Forward(processes.wrap(training.classifier), compiled=compiled, note=progress.note)
     if captured:
-        gc.collect()  # the graph of the training before holds its memory until then
         training.step = Captured(training.learn, CudaGraphs(device), progress.note)
     path = checkpoint_path(run_folder, experiment, name)
     training.restore(load_checkpoint(path, training.identity))
     while training.position.epoch < recipe.epochs:
         training.run_epoch(path, progress)
     if not processes.first:
-        return Trained(training.result, np.empty(0, np.float32), training.history, b"", {})
+        return Trained(training.result, np.empty(0, np.float32), training.history, b"", {}, training.captured)
     return round_weights(training, BITS[experiment.architecture], progress.note)
 
 
@@ -142,7 +144,7 @@ def round_weights(training: _Training, bits: int, note: Callable[[str], None]) -
         training.result.network.load_state_dict(exact)
         return round_weights(training, 16, note)
     rounding = {"bits": bits, "auc_before": before, "auc_lost": lost}
-    return Trained(training.result, logits, training.history, weights, rounding)
+    return Trained(training.result, logits, training.history, weights, rounding, training.captured)
 
 
 @dataclass
@@ -282,12 +284,18 @@ class _Training:
     def generator(self, step: int) -> torch.Generator:
         """Return a generator that this step alone draws from, so that a training that goes on draws the same."""
         number = (self.recipe.seed * 1_000_003 + self.position.epoch) * 1_000_003 + step
-        return torch.Generator(self.device).manual_seed(number * self.processes.size + self.processes.rank)
+        # Seeds of generators have 64 bits.
+        return torch.Generator(self.device).manual_seed((number * self.processes.size + self.processes.rank) % 2**63)
 
     @property
     def result(self) -> Classifier:
         """What is measured and shipped: the network that learns, or the average of its weights."""
         return self.classifier if self.averaged is None else self.averaged.classifier
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps are captured, and that has not failed."""
+        return isinstance(self.step, Captured) and not self.step.failed
 
     def measure(self) -> dict[str, Any]:
         """Return the figures on the validation split."""

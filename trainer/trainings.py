@@ -40,14 +40,18 @@ class Setting:
     """Pixels of the last epoch."""
     limit: int
     """Slices taken of each split, for a trial; 0 where all were."""
+    negatives: float
+    """Share of the negatives that an epoch showed."""
+    ema: float
+    """Decay a step of the average of the weights; 0 where the last weights ship."""
     seed: int
     data: str
     """The data set, in words."""
 
     @property
-    def budget(self) -> int:
-        """Pixels shown of each slice in all epochs: what makes one training longer than another."""
-        return sum(pixels**2 * epochs for pixels, epochs in self.sizes or ((self.size, self.epochs),))
+    def budget(self) -> float:
+        """Pixels shown of a negative in all epochs, on average: what makes one training longer than another."""
+        return self.negatives * sum(pixels**2 * epochs for pixels, epochs in self.sizes or ((self.size, self.epochs),))
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,10 @@ def _setting(record: Mapping[str, Any]) -> tuple[Setting, int]:
         epochs=int(record["epochs"]),
         sizes=tuple((int(pixels), int(epochs)) for pixels, epochs in record["sizes"]),
         size=int(record["history"][-1]["size"]),
-        limit=int(record.get("limit") or 0),  # records of earlier versions have none
+        # Records of earlier versions have none of these.
+        limit=int(record.get("limit") or 0),
+        negatives=float(record.get("negatives", 1)),
+        ema=float(record.get("ema", 0)),
         seed=int(record["seed"]),
         data=str(record["data"]),
     )

@@ -1,11 +1,13 @@
 #!/bin/sh
 # All experiments on one GPU, the most wanted first; docs/training.md describes it. usage: gpu_session.sh DATA OUT
 # Environment: MINUTES (28) after which trainings are stopped, INIT (scratch), PYTHON (python3), PARTS (of those
-# below); for a trial on a CPU DEVICE=cpu LIMIT=64 SIZE=64 EPOCHS=1. The same command again goes on where it stood.
+# below; strong-bias is the first of strong alone); for a trial on a CPU DEVICE=cpu LIMIT=64 SIZE=64 EPOCHS=1. The same
+# command again goes on where it stood.
 set -u
 data=${1:?usage: gpu_session.sh DATA OUT} out=${2:?usage: gpu_session.sh DATA OUT}
 here=$(dirname "$0") python=${PYTHON:-python3} init=${INIT:-scratch} device=${DEVICE:-cuda}
-parts=${PARTS:-check speed brain raw folds strong-bias strong}
+parts=${PARTS:-check speed brain raw folds strong document}
+others=densenet-base,densenet-weight,densenet-weight-bias,resnet-base,resnet-weight,resnet-bias,resnet-weight-bias
 end=$(($(date +%s) + ${MINUTES:-28} * 60))
 mkdir -p "$out"
 failed=
@@ -34,39 +36,41 @@ train() {
     fi
 }
 
+# The document of all that was trained. It needs no GPU: leave it out where time on one is short, and make it elsewhere.
+document() {
+    set --
+    for folder in report raw folds strong; do
+        for record in "$out/$folder"/*.*.json; do
+            if [ -e "$record" ]; then
+                set -- "$@" "$out/$folder"
+                break
+            fi
+        done
+    done
+    if [ $# -gt 0 ]; then
+        "$python" -m hemoscan experiments "$@" -o "$out/docs/experiments.md" --data "$data" --quiet || failed=1
+    fi
+}
+
 for part in $parts; do
     case $part in
-    check) "$python" -m pytest -q -p no:cacheprovider "$here/../test_captured.py" || failed=1 ;;
+    check) "$python" -m pytest -q -p no:cacheprovider -W default "$here/../test_captured.py" || failed=1 ;;
     speed)
         for network in densenet resnet; do
             "$python" "$here/training_speed.py" --network $network --device "$device" \
                 ${SIZE:+--size "$SIZE"} ${LIMIT:+--steps 1 --batch-size 4} || failed=1
         done
         ;;
-    # One process for all eight: the data are read once, and cuDNN searches for its algorithms once a network.
+    # One process for all of a part: the data are read once, and cuDNN searches for its algorithms once a network.
     brain) train report all ;;
     raw) train raw all --input raw ;;
-    folds)
-        train folds densenet-bias --folds 5 --no-test
-        train folds densenet-base --folds 5 --no-test
-        ;;
+    folds) train folds densenet-bias,densenet-base --folds 5 --no-test ;;
+    strong) train strong "densenet-bias,$others" --recipe strong ;;
     strong-bias) train strong densenet-bias --recipe strong ;;
-    strong) train strong all --recipe strong ;;
+    document) document ;;
     *) say "no such part: $part" && exit 2 ;;
     esac
 done
 
-set --
-for folder in report raw folds strong; do
-    for record in "$out/$folder"/*.*.json; do
-        if [ -e "$record" ]; then
-            set -- "$@" "$out/$folder"
-            break
-        fi
-    done
-done
-if [ $# -gt 0 ]; then
-    "$python" -m hemoscan experiments "$@" -o "$out/docs/experiments.md" --data "$data" --quiet || failed=1
-fi
 say "done${failed:+, with failures}"
 [ -z "$failed" ]
