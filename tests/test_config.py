@@ -33,6 +33,7 @@ calibration = "site.json"
 window = [40, 80]
 png-window = "40,80"
 repair-12bit = false
+ray = "head:6379"
 limit = 5
 rescan = true
 settle = 1.5
@@ -72,6 +73,7 @@ def test_every_option_can_be_set(tmp_path: Path):
         "window": (40, 80),
         "png_window": (40, 80),
         "repair_12bit": False,
+        "ray": "head:6379",
         "limit": 5,
         "rescan": True,
         "settle": 1.5,

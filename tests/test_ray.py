@@ -145,7 +145,8 @@ def test_a_worker_that_is_killed_changes_nothing_and_no_port_is_open_to_others(
 
 def test_a_scan_that_is_terminated_keeps_what_was_done(study: Path, reference: bytes, tmp_path: Path):
     output = tmp_path / "out.csv"
-    process = start(study, output, "--ray", pause=0.02)
+    # One worker of all processors: the more there are, the more is under way, and done before the end.
+    process = start(study, output, "--ray", "--threads", "1024", pause=0.02)
     wait_until(lambda: scored(output) >= 32, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 128 + signal.SIGTERM

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_a_file_that_the_node_does_not_see_is_an_error_that_may_pass(
 
 
 def test_a_worker_prints_nothing_and_its_decoders_import_no_main_module(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "some.py", raising=False)
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__="some.py"))
     loggers = [logging.getLogger(name) for name in ("hemoscan", "pydicom", "PIL")]
     for logger in loggers:
         monkeypatch.setattr(logger, "propagate", True)
