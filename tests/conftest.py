@@ -139,7 +139,8 @@ def card_path(untrained: Model) -> Path:
 def mapping_engine(monkeypatch: pytest.MonkeyPatch) -> MappingEngine:
     """Have commands score by the mean: see `command_line`."""
     engine = MappingEngine()
-    monkeypatch.setattr("hemoscan.cli._engine", lambda *_: (SimpleNamespace(load=lambda: engine, describe=engine.describe), engine))
+    first = SimpleNamespace(load=lambda: engine, describe=engine.describe)
+    monkeypatch.setattr("hemoscan.cli._engine", lambda *_: (first, engine))
     return engine
 
 
