@@ -22,6 +22,7 @@ from hemoscan import DEFAULT_MODEL, NOTICE, __version__
 from hemoscan.console import (
     complete_model,
     device_option,
+    model_option,
     paint,
     parse_window,
     png_window_option,
@@ -32,13 +33,11 @@ from hemoscan.errors import CardError, HemoscanError, LockedError, OptionError, 
 
 if TYPE_CHECKING:
     from hemoscan.card import Model
-    from hemoscan.engines import EngineChoice
-    from hemoscan.lazy import LazyEngine
     from hemoscan.operating import Operating
     from hemoscan.page import Page
     from hemoscan.pictures import Pictures
     from hemoscan.reread import Reread
-    from hemoscan.resilient import Engine, ResilientEngine
+    from hemoscan.resilient import Engine
     from hemoscan.results import Results
     from hemoscan.scan import Elsewhere, Report, ScanOptions
 
@@ -200,14 +199,7 @@ def _as_typed(name: str, value: object) -> object:
     show_default=True,
     help="CSV of slices; beside it NAME.studies.csv (worklist) and NAME.run.json.",
 )
-@click.option(
-    "-m",
-    "--model",
-    default=DEFAULT_MODEL,
-    show_default=True,
-    shell_complete=complete_model,
-    help="A name from `hemoscan models`, or a card (.json).",
-)
+@model_option("A name from `hemoscan models`, or a card (.json).")
 @device_option
 @click.option(
     "--engine",
@@ -396,7 +388,7 @@ def _scan_locked(
             jsonl=options["jsonl"],
             page=page,
         )
-        first, engine = _engine(model, choice, say)
+        first, engine = choice.make_resilient(model, say)
         engines = [first.describe()] if elsewhere is None else elsewhere.engines()
         where = ", ".join(f"{each['device']} in {each['precision']} ({each['name']})" for each in engines)
         where += "" if elsewhere is None else f" by Ray, {elsewhere.describe()['nodes']} nodes"
@@ -482,25 +474,13 @@ def _as_json(options: dict[str, Any]) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
 
 
-def _engine(model: Model, choice: EngineChoice, say: Callable[[str], None]) -> tuple[LazyEngine, ResilientEngine]:
-    """Return the engine, loaded when it is needed, and the same made safe: should a GPU fail, the CPU goes on."""
-    from hemoscan.engines import choose_engine  # noqa: PLC0415
-    from hemoscan.lazy import LazyEngine  # noqa: PLC0415
-    from hemoscan.resilient import ResilientEngine  # noqa: PLC0415
-
-    fall_back = None if choice.device == "cpu" else lambda: choose_engine(device="cpu").load(model, say)
-    description = {"name": choice.name, "device": choice.device, "precision": choice.precision}
-    first = LazyEngine(lambda: choice.load(model, say), description)
-    return first, ResilientEngine(first, fall_back)
-
-
 def _loader(options: dict[str, Any]) -> Callable[[Model], Engine]:
     """Return what loads a model for a few slices of a scan that is over."""
     from hemoscan.engines import choose_engine  # noqa: PLC0415
 
     def load(model: Model) -> Engine:
         choice = choose_engine(device=options["device"], precision=options["precision"])
-        return _engine(model, choice, lambda text: click.echo(text, err=True))[1]
+        return choice.make_resilient(model, lambda text: click.echo(text, err=True))[1]
 
     return load
 

@@ -6,15 +6,19 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from hemoscan import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from hemoscan.scan import Report
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def parse_window(text: str) -> tuple[float, float]:
@@ -57,6 +61,13 @@ def complete_model(_ctx: click.Context, _param: click.Parameter, incomplete: str
 
     found = [CompletionItem(name) for name in MODEL_NAMES if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
+
+
+def model_option(text: str) -> Callable[[Command], Command]:
+    """Return the option for the model that a command uses."""
+    return click.option(
+        "-m", "--model", default=DEFAULT_MODEL, show_default=True, shell_complete=complete_model, help=text
+    )
 
 
 @contextlib.contextmanager

@@ -9,22 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hemoscan import DEFAULT_MODEL, NOTICE
-from hemoscan.console import complete_model, paint
+from hemoscan import NOTICE
+from hemoscan.console import model_option, paint
 
 if TYPE_CHECKING:
     from hemoscan.doctor import Finding
 
 
 @click.command()
-@click.option(
-    "-m",
-    "--model",
-    default=DEFAULT_MODEL,
-    show_default=True,
-    shell_complete=complete_model,
-    help="The model whose speed is measured: a name, or a card (.json).",
-)
+@model_option("The model whose speed is measured: a name, or a card (.json).")
 @click.option("--no-speed", is_flag=True, help="Measure no speed: for machines that are busy.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for a ticket or a monitor.")
 def doctor(model: str, no_speed: bool, as_json: bool) -> None:

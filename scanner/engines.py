@@ -8,7 +8,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from hemoscan.errors import OptionError
+from hemoscan.lazy import LazyEngine
 from hemoscan.machine import may_have_gpu, told_of_bf16
+from hemoscan.resilient import ResilientEngine
 
 if TYPE_CHECKING:
     from hemoscan.card import Model
@@ -37,6 +39,18 @@ class EngineChoice:
     def batch_size(self) -> int:
         """Slices to pass at a time, unless the user says otherwise."""
         return BATCH_SIZES[self.device.partition(":")[0]]
+
+    def describe(self) -> dict[str, str]:
+        """Return name, device and precision, as the engine itself will say them."""
+        return {"name": self.name, "device": self.device, "precision": self.precision}
+
+    def make_resilient(
+        self, model: Model, say: Callable[[str], None] = lambda text: None
+    ) -> tuple[LazyEngine, ResilientEngine]:
+        """Return the engine, loaded when it is needed, and the same made safe: should a GPU fail, the CPU goes on."""
+        fall_back = None if self.device == "cpu" else lambda: choose_engine(device="cpu").load(model, say)
+        first = LazyEngine(lambda: self.load(model, say), self.describe())
+        return first, ResilientEngine(first, fall_back)
 
     def load(self, model: Model, say: Callable[[str], None] = lambda text: None) -> TorchEngine | OpenVinoEngine:
         """Load a model; `say` is told what takes long or goes another way than usual.

@@ -26,10 +26,9 @@ from hemoscan.decode import DecodeOptions
 from hemoscan.engines import EngineChoice, choose_engine
 from hemoscan.errors import HemoscanError
 from hemoscan.isolation import FILES_PER_TASK, DecoderOptions, DecoderPool
-from hemoscan.lazy import LazyEngine
 from hemoscan.machine import usable_cores
 from hemoscan.operating import Calibration
-from hemoscan.resilient import Engine, ResilientEngine
+from hemoscan.resilient import Engine
 from hemoscan.scan import infer
 from hemoscan.slices import Decoded, to_probability
 from hemoscan.sources import Entry
@@ -121,8 +120,7 @@ def examine(version: str, model: str, card: str, roots: Sequence[str], wish: tup
         choice = choose_engine(*wish)
     except HemoscanError as error:
         return {"refusal": str(error)}
-    engine = {"name": choice.name, "device": choice.device, "precision": choice.precision}
-    return {"engine": engine, "batch_size": choice.batch_size}
+    return {"engine": choice.describe(), "batch_size": choice.batch_size}
 
 
 class Worker:
@@ -140,9 +138,7 @@ class Worker:
 
     def _make_engine(self, choice: EngineChoice) -> Engine:
         model = Model(self._work.card, find_model(self._work.model).folder)
-        fall_back = None if choice.device == "cpu" else lambda: choose_engine(device="cpu").load(model)
-        description = {"name": choice.name, "device": choice.device, "precision": choice.precision}
-        return ResilientEngine(LazyEngine(lambda: choice.load(model), description), fall_back)
+        return choice.make_resilient(model)[1]
 
     def score(self, entries: Sequence[Entry]) -> Answer:
         """Return what becomes of some files.

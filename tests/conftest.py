@@ -140,7 +140,7 @@ def mapping_engine(monkeypatch: pytest.MonkeyPatch) -> MappingEngine:
     """Have commands score by the mean: see `command_line`."""
     engine = MappingEngine()
     first = SimpleNamespace(load=lambda: engine, describe=engine.describe)
-    monkeypatch.setattr("hemoscan.cli._engine", lambda *_: (first, engine))
+    monkeypatch.setattr("hemoscan.engines.EngineChoice.make_resilient", lambda *_: (first, engine))
     return engine
 
 

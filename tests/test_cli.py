@@ -25,7 +25,7 @@ from hemoscan.phantom import make_phantom, write_dicom, write_png
 
 # `main` with a network that scores by the mean and acts at its third batch: a real scan, without importing torch.
 DRIVER = """
-import os, signal, sys, time, types
+import os, signal, sys, time
 
 class Engine:
     calls = 0
@@ -45,16 +45,13 @@ def act():
         time.sleep(0.5)  # a batch takes longer than the main thread takes to hear of the signal
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-fakes = {
-    "hemoscan.engines": {
-        "choose_engine": lambda *options: types.SimpleNamespace(
-            name="fake", device="cpu", precision="fp32", batch_size=2, load=lambda model, say: Engine()
-        ),
-    },
-}
-for name, content in fakes.items():
-    sys.modules[name] = types.ModuleType(name)
-    vars(sys.modules[name]).update(content)
+from hemoscan import engines
+
+class Choice(engines.EngineChoice):
+    batch_size = 2
+    def load(self, model, say=None): return Engine()
+
+engines.choose_engine = lambda *options: Choice("fake", "cpu", "fp32")
 
 from hemoscan.cli import main
 action, sys.argv = sys.argv[1], ["hemoscan", *sys.argv[2:]]

@@ -121,7 +121,6 @@ def scan_listing(model_name: str, count: int, folder: Path) -> dict[str, float]:
     from hemoscan.card import find_model
     from hemoscan.decode import DecodeOptions
     from hemoscan.engines import choose_engine
-    from hemoscan.lazy import LazyEngine
     from hemoscan.ray_worker import Wish, Work
     from hemoscan.results import Results
     from hemoscan.state import State
@@ -133,9 +132,7 @@ def scan_listing(model_name: str, count: int, folder: Path) -> dict[str, float]:
     wish = Wish("auto", "cpu", "auto")
     work = Work(model_name, model.card, wish, decoding, None, None, 60.0, 0.5, None, pictures=False)
     choice = choose_engine(device="cpu")
-    engine = LazyEngine(
-        lambda: choice.load(model), {"name": choice.name, "device": "cpu", "precision": choice.precision}
-    )
+    engine, _ = choice.make_resilient(model)
     options = scan.ScanOptions(decoding, 0.5, 16, 1)
     with State(folder / "state.sqlite") as state, ray_cluster.ray_cluster("local", work, [folder], None) as cluster:
         job = scan.Job([folder], model, engine, options, {}, elsewhere=cluster)
