@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 from performance import HEAD, SECTIONS, table, write_section
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+IMPORT = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
 
 
 def test_sections_stand_in_their_order_and_leave_the_others(tmp_path: Path):
@@ -29,3 +34,12 @@ def test_an_unknown_section_is_refused(tmp_path: Path):
 
 def test_a_table_is_markdown():
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+@pytest.mark.skipif(find_spec("psutil") is None, reason="the benchmarks' psutil is not installed")
+def test_every_benchmark_can_be_imported():
+    names = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
+    assert names
+    command = [sys.executable, "-c", IMPORT, *names]
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+    assert not done.returncode, done.stderr

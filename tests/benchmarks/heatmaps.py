@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from performance import machine_line, table, write_section
-from pydicom.uid import ExplicitVRLittleEndian
-from scan_speed import write_slices
+from speed_slices import slices
 
 from hemoscan.card import Model, find_model
 from hemoscan.decode import DecodeOptions
@@ -105,8 +104,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hemoscan-heatmaps-") as name:
-        folder = Path(name, "slices")
-        write_slices(folder, ExplicitVRLittleEndian, options.slices)
+        folder = slices(Path(name), "uncompressed", options.slices)
         text = measure(options, folder)
     print(text)
     if options.write:

@@ -25,8 +25,8 @@ from typing import Any
 
 import psutil
 from performance import machine_line, table
-from pydicom.uid import ExplicitVRLittleEndian
-from scan_speed import scan_command, scored, write_slices
+from scan_speed import scored
+from speed_slices import slices
 
 ARCHIVE_SLICES = 3e8
 ARCHIVE_STUDIES = 1e6
@@ -51,12 +51,10 @@ class Timed:
 
 def time_scan(folder: Path, model: str, output: Path, cores: Sequence[int], *options: str) -> Timed:
     """Scan in a process of its own, held to some cores; raises SystemExit if it fails or lacks a score."""
-    command = [str(part) for part in scan_command(folder, model, output)] + [
-        "--threads",
-        "1",
-        "--workers",
-        "1",
-        *options,
+    command = [
+        *(sys.executable, "-m", "hemoscan", "scan", str(folder), "--model", model, "--device", "cpu", "--quiet"),
+        *("--output", str(output), "--state", str(output.with_suffix(".sqlite"))),
+        *("--threads", "1", "--workers", "1", *options),
     ]
     before = psutil.Process().cpu_affinity()
     psutil.Process().cpu_affinity(list(cores))
@@ -183,12 +181,11 @@ def plan(rate: float, ceiling: float, file_bytes: float, threads: int) -> str:
 
 def measure(options: argparse.Namespace, work: Path) -> str:
     load = os.getloadavg()[0]
-    folder = work / "slices"
-    write_slices(folder, ExplicitVRLittleEndian, options.slices)
-    write_slices(work / "one", ExplicitVRLittleEndian, 1)
+    folder = slices(options.work or work, "uncompressed", options.slices)
+    one = slices(options.work or work, "uncompressed", 1)
     cores = psutil.Process().cpu_affinity() or [0]
     pair = cores[:2]
-    time_scan(work / "one", options.model, work / "cold.csv", cores)  # converts the model, once and for all
+    time_scan(one, options.model, work / "cold.csv", cores)  # converts the model, once and for all
     ways: list[tuple[str, str, Sequence[int], tuple[str, ...]]] = [
         ("without Ray", "plain", pair[:1], ()),
         ("`--ray`, 1 worker", "one", pair[:1], ("--ray",)),
@@ -228,9 +225,9 @@ class Measured:
 
 def section(measured: Measured) -> str:
     """Return what was measured, and the plan that is computed from it, as Markdown."""
-    slices, listed, size, walked = measured.slices, measured.listed, measured.size, measured.walked
+    count, listed, size, walked = measured.slices, measured.listed, measured.size, measured.walked
     plain, one, two = (measured.found[key] for key in ("plain", "one", "two"))
-    steady = [timed.rate_after_first(slices) for timed in (plain, one, two)]
+    steady = [timed.rate_after_first(count) for timed in (plain, one, two)]
     overhead = one.seconds / plain.seconds - 1
     at_8000 = (one.first + 8000 / steady[1]) / (plain.first + 8000 / steady[0]) - 1
     ceiling = listed[-1]["files"] / listed[-1]["seconds"]
@@ -242,7 +239,7 @@ def section(measured: Measured) -> str:
 `python tests/benchmarks/ray_scaling.py {measured.command} --write docs/scale.md`: {machine_line()}; load
 average {measured.load:.1f} before the start: so many other processes wanted the cores.
 
-{slices} uncompressed slices of 512 x 512; a worker has one thread and one process that decodes. The three CSVs are the
+{count} uncompressed slices of 512 x 512; a worker has one thread and one process that decodes. The three CSVs are the
 same byte for byte. The rate is of the time after the first result.
 
 {table(["scan", "cores", "seconds", "first result, s", "slices/s"], measured.rows)}
@@ -286,6 +283,7 @@ def main() -> None:
     parser.add_argument("--model", default="densenet-bias")
     parser.add_argument("--slices", type=int, default=2000)
     parser.add_argument("--listed", type=int, default=1_000_000)
+    parser.add_argument("--work", type=Path, help="Keep the slices there, and take them from there.")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
