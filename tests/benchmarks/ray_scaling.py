@@ -187,8 +187,8 @@ def measure(options: argparse.Namespace, work: Path) -> str:
     pair = cores[:2]
     time_scan(one, options.model, work / "cold.csv", cores)  # converts the model, once and for all
     ways: list[tuple[str, str, Sequence[int], tuple[str, ...]]] = [
-        ("without Ray", "plain", pair[:1], ()),
-        ("`--ray`, 1 worker", "one", pair[:1], ("--ray",)),
+        ("without Ray", "plain", pair[-1:], ()),
+        ("`--ray`, 1 worker", "one", pair[-1:], ("--ray",)),
         (f"`--ray`, {len(pair)} workers", "two", pair, ("--ray",)),
     ]
     found: dict[str, Timed] = {}

@@ -29,6 +29,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from performance import machine_line, table, write_section
 from speed_processes import Ran, run
 from speed_slices import FORMATS, slices
@@ -47,10 +48,10 @@ images = np.load(sys.argv[2])
 choice = choose_engine(device="cpu")
 engine = choice.load(model)
 engine.logits(images[:16])
-started = time.perf_counter()
+started, used = time.perf_counter(), time.process_time()
 for at in range(0, len(images), 64):
     engine.logits(images[at : at + 64])
-print(time.perf_counter() - started, choice.name, choice.precision)
+print(time.perf_counter() - started, time.process_time() - used, choice.name, choice.precision)
 """
 
 
@@ -120,25 +121,46 @@ def median_seconds(measure: Callable[[], Ran], rounds: int) -> float:
     return statistics.median(measure().seconds for _ in range(rounds))
 
 
-def bare(benchmark: Benchmark) -> tuple[float, str]:
-    """Return slices per second of the engine on slices in memory, the median of the rounds, and its name."""
+@dataclass(frozen=True)
+class Bare:
+    """The engine alone, on slices in memory."""
+
+    rate: float
+    """Slices per second, the median of the rounds."""
+    cpu: float
+    """CPU seconds a slice, the median of the rounds."""
+    name: str
+    precision: str
+
+
+def bare(benchmark: Benchmark) -> Bare:
+    """Measure the engine alone, in processes of its own."""
+    images, _ = decoded(benchmark, "uncompressed")
+    path = benchmark.outputs / "images.npy"
+    np.save(path, images)
+    rates, costs, name, precision = [], [], "", ""
+    for _ in range(benchmark.rounds):
+        command = [sys.executable, "-c", BARE, benchmark.model, str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own
+        seconds, used, name, precision = done.stdout.split()
+        rates.append(len(images) / float(seconds))
+        costs.append(float(used) / len(images))
+    return Bare(statistics.median(rates), statistics.median(costs), name, precision)
+
+
+def decoded(benchmark: Benchmark, format_: str) -> tuple[NDArray[np.uint8], float]:
+    """Return slices as the network takes them, and the CPU seconds of reading, decoding and preprocessing one."""
     from hemoscan.decode import DecodeOptions, decode
     from hemoscan.sources import Reader, find_entries
 
     options = DecodeOptions(find_model(benchmark.model).card.input)
-    folder = slices(benchmark.work, "uncompressed", benchmark.slices)
+    entries = list(find_entries([slices(benchmark.work, format_, benchmark.slices)]))[: BARE_SLICES + 1]
     with Reader() as reader:
-        entries = list(find_entries([folder]))[:BARE_SLICES]
-        images = np.stack([found.image for entry in entries for found in decode(entry, reader, options)])
-    path = benchmark.outputs / "images.npy"
-    np.save(path, images)
-    rates, name, precision = [], "", ""
-    for _ in range(benchmark.rounds):
-        command = [sys.executable, "-c", BARE, benchmark.model, str(path)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own
-        seconds, name, precision = done.stdout.split()
-        rates.append(len(images) / float(seconds))
-    return statistics.median(rates), f"{name} {precision}"
+        first = [found.image for found in decode(entries[0], reader, options)]  # imports and warms up
+        started = time.process_time()
+        images = first + [found.image for entry in entries[1:] for found in decode(entry, reader, options)]
+        cost = (time.process_time() - started) / max(len(entries) - 1, 1)
+    return np.stack(images), cost
 
 
 def bound(model: Model, precision: str) -> tuple[float, float, float]:
@@ -177,10 +199,11 @@ def ways(benchmark: Benchmark, format_: str) -> Iterator[tuple[str, Ran | None]]
 
 def measure_formats(benchmark: Benchmark) -> None:
     """Measure every way on every format: section `scan`."""
-    base, engine = bare(benchmark)
-    print(f"bare engine: {base:.1f} slices/s", flush=True)
-    flops, peak, limit = bound(find_model(benchmark.model), engine.split()[1])
+    base = bare(benchmark)
+    print(base, flush=True)
+    flops, peak, limit = bound(find_model(benchmark.model), base.precision)
     rows: list[list[str]] = []
+    profile: list[list[str]] = []
     for format_ in benchmark.formats:
         script = None
         for way, ran in ways(benchmark, format_):
@@ -189,10 +212,14 @@ def measure_formats(benchmark: Benchmark) -> None:
                 continue
             script = script or ran
             rate = benchmark.slices / ran.seconds
-            shares = [f"{script.seconds / ran.seconds:.2f}", f"{rate / base:.2f}", f"{rate / limit:.2f}"]
+            shares = [f"{script.seconds / ran.seconds:.2f}", f"{rate / base.rate:.2f}", f"{rate / limit:.2f}"]
             used = [f"{ran.cpu_seconds:.1f}", f"{ran.peak_mib:.0f}"]
             rows.append([format_, way, f"{ran.seconds:.1f}", f"{rate:.1f}", *shares, *used])
             print(rows[-1], flush=True)
+        if ran is not None:  # the last way is the scan
+            cost, decoding = ran.cpu_seconds / benchmark.slices, decoded(benchmark, format_)[1]
+            parts = (cost, base.cpu, decoding, cost - base.cpu - decoding)
+            profile.append([format_, *(f"{1000 * part:.1f}" for part in parts)])
         more = f" --slices {benchmark.slices} --formats '{','.join(benchmark.formats)}'"
         header = ["format", "way", "seconds", "slices/s", "times the script", "of the bare engine", "of the bound"]
         benchmark.publish(
@@ -209,11 +236,16 @@ LoadImage, ScaleIntensityRange, Resize, DataLoader, the same network; both with 
 
 {table([*header, "CPU s", "peak MiB"], rows)}
 
-- Bare engine ({engine}) on slices in memory: {base:.1f} slices/s.
+- Bare engine ({base.name} {base.precision}) on slices in memory: {base.rate:.1f} slices/s.
 - Arithmetic bound: {flops / 1e9:.2f} GFLOP a slice, {peak / 1e9:.0f} GFLOP/s in a product of 2048 x 2048 matrices by
   PyTorch: {limit:.1f} slices/s.
 - Aims on uncompressed DICOM: 5.5 times the script and 0.85 of the bare engine, on a processor with bf16; on JPEG 2000:
   3 times the script.
+
+Where a scan's processor time goes: the network as the bare engine has it; reading, decoding and preprocessing as a
+process alone has them; the rest, start-up included, is what the scan took beyond the two.
+
+{table(["format", "CPU ms a slice", "network", "decoding", "the rest"], profile)}
 """,
         )
 
