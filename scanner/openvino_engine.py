@@ -51,7 +51,12 @@ class OpenVinoEngine:
         """
         model.read_weights()  # a damaged installation is an error, whether or not its IR is in the cache
         ov = import_openvino()
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": HINTS[precision]}
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            # Bound to cores, the threads of every process would be on the first ones, and decoders could not share.
+            "ENABLE_CPU_PINNING": False,
+        }
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         graph, weights = cached_ir(model, say)

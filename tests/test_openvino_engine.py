@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,22 @@ def test_changed_weights_are_refused_though_the_cache_is_warm(untrained: Model, 
     (tmp_path / untrained.card.weights).write_bytes(b"changed")
     with pytest.raises(CardError, match="SHA-256"):
         OpenVinoEngine(Model(untrained.card, tmp_path), "fp32")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
+def test_no_thread_is_bound_to_a_core_so_that_processes_share_all(untrained: Model):
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) == 1:
+        pytest.skip("one core")
+    engine = OpenVinoEngine(untrained, "fp32", threads=1)
+    size = untrained.card.input.size
+    seen: set[frozenset[int]] = set()
+    with ThreadPoolExecutor(1) as pool:
+        computing = pool.submit(engine.logits, np.zeros((16, size, size), np.uint8))
+        while not computing.done():  # threads are bound for as long as they compute
+            seen |= {frozenset(os.sched_getaffinity(int(task.name))) for task in Path("/proc/self/task").iterdir()}
+            time.sleep(0.02)
+    assert seen == {frozenset(allowed)}
 
 
 def test_a_graph_that_openvino_cannot_read_is_an_error(untrained: Model, monkeypatch: pytest.MonkeyPatch):

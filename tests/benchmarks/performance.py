@@ -9,6 +9,7 @@ SECTIONS = (
     "scan",
     "growth",
     "start",
+    "first",
     "workers",
     "heatmaps",
     "page",

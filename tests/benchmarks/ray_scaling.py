@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -26,11 +25,11 @@ from typing import Any
 import psutil
 from performance import machine_line, table
 from scan_speed import scored
+from speed_processes import POLL_SECONDS, holds_a_slice
 from speed_slices import slices
 
 ARCHIVE_SLICES = 3e8
 ARCHIVE_STUDIES = 1e6
-POLL_SECONDS = 0.05
 # Assumptions of the plan that nothing here measures.
 GPU_SLICES_PER_SECOND = 2000
 NODE_CORES = 32
@@ -73,14 +72,6 @@ def time_scan(folder: Path, model: str, output: Path, cores: Sequence[int], *opt
     if process.returncode or scored(output) != count or first is None:
         raise SystemExit(f"{command}: exit code {process.returncode}")
     return Timed(seconds, first)
-
-
-def holds_a_slice(state: Path) -> bool:
-    try:
-        with sqlite3.connect(f"file:{state}?mode=ro", uri=True) as connection:
-            return connection.execute("SELECT 1 FROM slices LIMIT 1").fetchone() is not None
-    except sqlite3.Error:
-        return False
 
 
 class Answers:
@@ -141,13 +132,18 @@ def scan_listing(model_name: str, count: int, folder: Path) -> dict[str, float]:
     return {"files": count, "seconds": report.seconds, "peak_mib": peak, "under_way": cluster.most_under_way}
 
 
-def measure_listing(model: str, count: int, work: Path) -> dict[str, float]:
-    """Do so in a process of its own, so that its memory is of this alone."""
+def measure_listing(model: str, count: int, work: Path, kept: Path) -> dict[str, float]:
+    """Do so in a process of its own, so that its memory is of this alone; keep the figures, or take those kept."""
+    figures = kept / f"listed-{count}.json"
+    if figures.is_file():
+        found: dict[str, float] = json.loads(figures.read_bytes())
+        return found
     folder = work / f"listed-{count}"
     folder.mkdir()
     command = [sys.executable, __file__, "--model", model, "--child", str(count), "--folder", str(folder)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    figures.write_text(json.dumps(found))
     print(found, flush=True)
     return found
 
@@ -200,7 +196,8 @@ def measure(options: argparse.Namespace, work: Path) -> str:
         print(rows[-1], flush=True)
     if len({(work / f"{key}.csv").read_bytes() for key in found}) != 1:
         raise SystemExit("the CSVs differ")
-    listed = [measure_listing(options.model, count, work) for count in (options.listed // 10, options.listed)]
+    kept = options.work or work
+    listed = [measure_listing(options.model, count, work, kept) for count in (options.listed // 10, options.listed)]
     size = sum(path.stat().st_size for path in folder.iterdir()) / options.slices
     walked = walk_rate(folder)
     command = f"--model {options.model} --slices {options.slices} --listed {options.listed}"
@@ -283,7 +280,7 @@ def main() -> None:
     parser.add_argument("--model", default="densenet-bias")
     parser.add_argument("--slices", type=int, default=2000)
     parser.add_argument("--listed", type=int, default=1_000_000)
-    parser.add_argument("--work", type=Path, help="Keep the slices there, and take them from there.")
+    parser.add_argument("--work", type=Path, help="Keep slices and figures of listings there, and take them.")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

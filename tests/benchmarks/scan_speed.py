@@ -1,6 +1,6 @@
 """The whole scan beside what users have today, the bare engine, and what the machine's arithmetic allows.
 
-usage: python tests/benchmarks/scan_speed.py [--model NAME] [--parts formats,growth,start] [--slices 500]
+usage: python tests/benchmarks/scan_speed.py [--model NAME] [--parts start,first,formats,growth] [--slices 500]
                                              [--formats uncompressed,...] [--growth 500,2000,8000] [--rounds 3]
                                              [--work FOLDER] [--prepare] [--write docs/performance.md]
 
@@ -18,6 +18,7 @@ import argparse
 import csv
 import itertools
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,13 +32,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from performance import machine_line, table, write_section
-from speed_processes import Ran, run
+from speed_processes import Ran, first_results, run
 from speed_slices import FORMATS, slices
 
 from hemoscan.card import Model, find_model
 
 PEERS = Path(__file__).with_name("peer_pipelines.py")
 BARE_SLICES = 256
+MANY = 100_000
 BARE = """
 import sys, time
 import numpy as np
@@ -85,13 +87,16 @@ class Benchmark:
 {machine_line()}; load average {self.load:.1f} before the
 start: so many other processes wanted the cores."""
 
-    def scan(self, folder: Path, output: Path, count: int) -> Ran:
-        """Scan; raises SystemExit unless every slice has a score."""
-        command: list[str | Path] = [
+    def command(self, folder: Path, output: Path) -> list[str | Path]:
+        """Return the command of a scan; its state is beside its output."""
+        return [
             *(sys.executable, "-m", "hemoscan", "scan", folder, "--model", self.model, "--device", "cpu", "--quiet"),
             *("--output", output, "--state", output.with_suffix(".sqlite")),
         ]
-        ran = run(command)
+
+    def scan(self, folder: Path, output: Path, count: int) -> Ran:
+        """Scan; raises SystemExit unless every slice has a score."""
+        ran = run(self.command(folder, output))
         if scored(output) != count:
             raise SystemExit(f"{output}: {scored(output)} slices of {count} have a score")
         return ran
@@ -312,7 +317,36 @@ Medians of {5 * benchmark.rounds} rounds; seconds are of the whole process.
     )
 
 
-PARTS = {"start": measure_start, "formats": measure_formats, "growth": measure_growth}
+def measure_first(benchmark: Benchmark) -> None:
+    """Measure when a scan of a large folder has its first results: section `first`."""
+    folder = benchmark.outputs / "many"
+    (one,) = slices(benchmark.work, "uncompressed", 1).iterdir()
+    for number in range(MANY):
+        part = folder / f"{number // 1000:03d}"
+        part.mkdir(parents=True, exist_ok=True)
+        target = part / f"{number % 1000:03d}.dcm"
+        if number % 1000:
+            target.hardlink_to(part / "000.dcm")
+        else:
+            shutil.copyfile(one, target)
+    firsts = []
+    for number in range(benchmark.rounds):
+        output = benchmark.outputs / f"first-{number}.csv"
+        firsts.append(first_results(benchmark.command(folder, output), output.with_suffix(".sqlite"), output))
+        print(firsts[-1], flush=True)
+    kept, published = (statistics.median(getattr(first, name) for first in firsts) for name in ("kept", "published"))
+    benchmark.publish(
+        "first",
+        f"""## The first results of a large folder
+{benchmark.head("first")}
+
+Of {MANY:,} files in {MANY // 1000} folders, copies of one slice, start-up included: the first slice is scored and kept
+after {kept:.1f} s, the first CSV is there after {published:.1f} s (medians of {benchmark.rounds} rounds).
+""",
+    )
+
+
+PARTS = {"start": measure_start, "first": measure_first, "formats": measure_formats, "growth": measure_growth}
 
 
 def prepare(benchmark: Benchmark) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import psutil
 
 # Looking costs the machine some ms a process, which is part of what is measured.
 SAMPLE_SECONDS = 0.25
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,55 @@ def run(command: Sequence[str | Path]) -> Ran:
             said.seek(0)
             raise SystemExit(f"{command}: exit code {code}\n{said.read().decode(errors='replace')}")
     return Ran(seconds, sampler.peak / 2**20, sampler.cpu_seconds)
+
+
+@dataclass(frozen=True)
+class First:
+    """When a scan had its first results, in seconds after its start."""
+
+    kept: float
+    """A slice in the state: a scan that is killed now will not score it again."""
+    published: float
+    """A row in the CSV."""
+
+
+def first_results(command: Sequence[str | Path], state: Path, output: Path) -> First:
+    """Start a scan, wait for its first results, and stop it; raises SystemExit if it ends without."""
+    started = time.perf_counter()
+    kept = published = None
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen([str(part) for part in command], stdout=said, stderr=said)  # noqa: S603 - our own
+        try:
+            while kept is None or published is None:
+                if process.poll() is not None:
+                    said.seek(0)
+                    raise SystemExit(f"{command}: ended first\n{said.read().decode(errors='replace')}")
+                time.sleep(POLL_SECONDS)
+                now = time.perf_counter() - started
+                kept = now if kept is None and holds_a_slice(state) else kept
+                published = now if published is None and holds_a_row(output) else published
+        finally:
+            process.terminate()
+            process.wait()
+    return First(kept, published)
+
+
+def holds_a_slice(state: Path) -> bool:
+    """Return whether a scan's state has a slice yet."""
+    try:
+        with sqlite3.connect(f"file:{state}?mode=ro", uri=True) as connection:
+            return connection.execute("SELECT 1 FROM slices LIMIT 1").fetchone() is not None
+    except sqlite3.Error:
+        return False
+
+
+def holds_a_row(output: Path) -> bool:
+    """Return whether a scan's CSV has a row yet, beside its header."""
+    try:
+        with output.open(encoding="utf-8") as file:
+            return sum(1 for _ in islice(file, 2)) == 2
+    except FileNotFoundError:
+        return False
 
 
 def tree(process: psutil.Process) -> list[psutil.Process]:
