@@ -172,6 +172,16 @@ def test_slices_of_one_patient_stay_together(dicoms: Path):
         assert not {i // 4 for i in held_out} & {i // 4 for i in set(range(SLICES)) - held_out}
 
 
+@pytest.mark.parametrize(("patients", "together"), [(6, 4), (1, 2)])
+def test_without_a_column_the_files_patient_counts_unless_an_anonymiser_wrote_it(
+    tmp_path: Path, patients: int, together: int
+):
+    for i in range(SLICES):
+        write_dicom(tmp_path / "images" / f"{i}.dcm", i, PatientID=f"P{i // 4 % patients}")
+    found = load(tmp_path / "images", "SOPInstanceUID,label", [f"{uid(i)},{LABELS[i]}" for i in range(SLICES)])
+    assert cluster_sets(found) == {frozenset(range(i, i + together)) for i in range(0, SLICES, together)}
+
+
 def test_groups_have_names_and_small_ones_are_merged(tmp_path: Path):
     folder = tmp_path / "images"
     folder.mkdir()

@@ -35,10 +35,24 @@ def test_every_figure_lies_in_its_interval_and_more_slices_narrow_it():
     assert (widths[1] < widths[0]).all()
 
 
-def test_a_perfect_model_has_no_doubt():
+def test_a_perfect_model_is_as_certain_as_its_slices_allow():
     labels = np.array([0, 1] * 20, np.uint8)
     found = figures_of(10.0 * labels - 5, labels, np.full(40, 70), np.zeros(40, np.intp))
-    assert {(one.low, one.value, one.high) for one in found.estimates.values()} == {(1, 1, 1)}
+    for name, one in found.estimates.items():
+        assert one.value == 1
+        share = name.rpartition(".")[2] in {"accuracy", "precision", "recall"}
+        assert (one.low is None) != share  # no draw has a miss, yet a share of so few slices is not certain
+        assert not share or (0.8 < one.low < 1 and one.high == 1)
+
+
+def test_groups_are_measured_by_themselves():
+    labels, groups, logits = draw(300)
+    found = figures_of(logits, labels, groups, np.zeros(300, np.intp)).within
+    assert set(found) == {70, 80}
+    for group, one in found.items():
+        inside = groups == group
+        assert (one.n, one.positives) == (int(inside.sum()), int(labels[inside].sum()))
+        assert one.auc == pytest.approx(measure(logits[inside], labels[inside], groups[inside])["auc"])
 
 
 def test_precision_of_nothing_flagged_is_not_defined():

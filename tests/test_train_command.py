@@ -363,6 +363,13 @@ def test_bad_options_exit_with_2_and_the_legal_values(data: Path, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("split", [{"folds": "2"}, {}], ids=["folds", "validation"])
+def test_a_start_that_may_know_the_held_out_slices_is_told_of(data: Path, tmp_path: Path, split: dict[str, str]):
+    result = invoke(options_of(data, tmp_path, init=str(tmp_path / "none.safetensors"), **split))
+    assert result.exit_code == 1
+    assert ("if it learned from slices that are held out now" in result.stderr) == bool(split)
+
+
 def test_steps_can_only_be_captured_on_a_gpu(data: Path, tmp_path: Path):
     result = invoke([*options_of(data, tmp_path), "--capture"])
     assert result.exit_code == 2

@@ -98,6 +98,17 @@ def estimate(value: float, drawn: NDArray[np.float64], level: float) -> Estimate
     return Estimate(float(value), float(low), float(high))
 
 
+def estimate_share(value: float, drawn: NDArray[np.float64], bootstrap: Bootstrap, units: int = 0) -> Estimate:
+    """Return a figure with its interval; `units` is the number of clusters behind a share, 0 if it is none.
+
+    Where no draw differs, a share of 0 or 1 has its exact interval, other figures have none.
+    """
+    found = estimate(value, drawn, bootstrap.level)
+    if found.low != found.high or found.low is None:
+        return found
+    return exact(value, units, bootstrap.level) if units and value in (0, 1) else Estimate(found.value)
+
+
 def exact(value: float, n: int, level: float) -> Estimate:
     """Return a share of 0 or 1 among n clusters with its exact interval (Clopper and Pearson 1934).
 

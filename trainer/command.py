@@ -78,6 +78,11 @@ def run_training(
         found = _load(labels, data or default_folder(), recipe, png_window, limit=limit, test=test, quiet=silent)
         if processes.first:
             _note_left_out(found, run_folder)
+        if (folds or labels) and recipe.init not in ("imagenet", "scratch"):
+            say(
+                f"--init {recipe.init}: if it learned from slices that are held out now, their figures are too good",
+                err=True,
+            )
         session = Session(
             recipe,
             found,

@@ -6,10 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hemoscan import NOTICE
 from hemoscan.card import MODEL_NAMES
-from hemoscan.trainer.experiment_tables import at_chosen, at_half, percent, table, training_table
+from hemoscan.trainer.experiment_tables import at_chosen, at_half, percent, table, training_table, within_groups
 from hemoscan.trainer.published import LABELLED, POSITIVES, PUBLISHED
 from hemoscan.trainer.row_figures import BOOTSTRAP
-from hemoscan.trainer.rows import REPORT_PIXELS, REPORT_RECIPE, Section, describe_epochs, describe_init, describe_limit
+from hemoscan.trainer.rows import (
+    REPORT_PIXELS,
+    REPORT_RECIPE,
+    Section,
+    describe_epochs,
+    describe_init,
+    describe_limit,
+    is_in_full,
+)
 from hemoscan.trainer.submission import Submission
 
 REPORT_EPOCHS = 7
@@ -65,7 +73,8 @@ Made by this command; do not edit it by hand:
 - *At 0.5*: slices with a probability of 0.5 or more are flagged. *At a chosen threshold*: the one with the best F1 on
   other folds' out-of-fold scores; with a single split, each half of it is flagged at the threshold chosen on the other.
 - *Balanced*: the AUC after every group (largest grey level, which tells the header's window, so the site) was reweighed
-  to the same share of positives.
+  to the same share of positives. *Within groups*: the AUC of each by itself; those with fewer than ten of either label
+  are one, `others`.
 - The baselines never look for a hemorrhage. *lookup*: the share of positives among training images of the same largest
   grey level. *histogram*: a logistic regression on the grey levels' frequencies, clamped to 0 to 70.{missing}"""
 
@@ -75,12 +84,17 @@ def _what_was_run(sections: Sequence[Section]) -> str:
     for section in sections:
         if section.recipe == REPORT_RECIPE and not section.reduced:
             run, trials = section.experiments, _trials(sections, section)
-            reduced = ", ".join(name for name in MODEL_NAMES if name in trials - run)
-            missing = ", ".join(name for name in MODEL_NAMES if name not in trials | run)
-            text = f"reduced only: {reduced}; " if reduced else ""
-            lines.append(
-                f"- input `{section.input}`: {len(run)} of {len(MODEL_NAMES)}; {text}not run: {missing or 'none'}"
-            )
+            settings = [row.result.setting for row in section.rows if row.result is not None]
+            full = {one.experiment for one in settings if is_in_full(one)}
+            found = {
+                "changed (epochs, pixels, groups or rate)": run - full,
+                "reduced only": trials - run,
+                "not run": set(MODEL_NAMES) - run - trials,
+            }
+            texts = [
+                f"{what}: {', '.join(sorted(names, key=MODEL_NAMES.index))}" for what, names in found.items() if names
+            ]
+            lines.append("; ".join([f"- input `{section.input}`: {len(full)} of {len(MODEL_NAMES)} in full", *texts]))
     others = sorted({f"`{section.recipe}`" for section in sections} - {f"`{REPORT_RECIPE}`"})
     lines.append(f"- other recipes: {', '.join(others) or 'none'}")
     return "\n".join(["Of the report's eight experiments were run, by its recipe:", "", *lines])
@@ -135,6 +149,7 @@ def _section(section: Section, pictures: Sequence[str], trials: set[str]) -> str
         return f"{title}\n\nNot run: {', '.join(missing) or 'none, but see the reduced runs below'}."
     parts = [title, REDUCED if section.reduced else "", "### At 0.5", at_half(section, trials)]
     parts += ["### Ranking, and at a chosen threshold", at_chosen(section, trials), _against_baselines(section)]
+    parts += ["### Within groups", within_groups(section)]
     parts += ["### How each was trained", training_table(section), *pictures]
     return "\n\n".join(part for part in parts if part)
 

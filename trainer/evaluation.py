@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hemoscan.trainer.bootstrap import Bootstrap, Estimate, Statistics, Weights, draw, estimate, exact, p_value
+from hemoscan.trainer.bootstrap import Bootstrap, Estimate, Statistics, Weights, draw, estimate, estimate_share, p_value
 from hemoscan.trainer.calibration import brier, calibration, equal_mass_bins
 from hemoscan.trainer.figures import Ranking, Rates, balance, predictive_values, rates
 from hemoscan.trainer.metrics import at_threshold, cross_fitted_flags
@@ -106,7 +105,7 @@ def evaluate(sample: Sample, bootstrap: Bootstrap, prevalences: tuple[float, ...
     values, drawn = draw(_Statistics(sample, prevalences), sample.clusters, bootstrap)
     units = _units(sample)
     estimates = {
-        name: _estimate(value, drawn[name], bootstrap, units.get(name, 0))
+        name: estimate_share(float(value), drawn[name], bootstrap, units.get(name, 0))
         for name, value in values.items()
         if not value.ndim
     }
@@ -134,19 +133,13 @@ def _bins(
     bins = equal_mass_bins(sample.scores)
     return tuple(
         (
-            _estimate(values["bin_predicted"][k], drawn["bin_predicted"][:, k], bootstrap),
-            _estimate(values["bin_observed"][k], drawn["bin_observed"][:, k], bootstrap, _count(sample, bins == k)),
+            estimate_share(float(values["bin_predicted"][k]), drawn["bin_predicted"][:, k], bootstrap),
+            estimate_share(
+                float(values["bin_observed"][k]), drawn["bin_observed"][:, k], bootstrap, _count(sample, bins == k)
+            ),
         )
         for k in range(len(values["bin_predicted"]))
     )
-
-
-def _estimate(value: Any, drawn: NDArray[np.float64], bootstrap: Bootstrap, units: int = 0) -> Estimate:
-    """Return a figure with its interval; `units` is the number of clusters behind a share, 0 if it is none."""
-    found = estimate(float(value), drawn, bootstrap.level)
-    if found.low != found.high or found.low is None:
-        return found
-    return exact(float(value), units, bootstrap.level) if units and value in (0, 1) else Estimate(found.value)
 
 
 def _units(sample: Sample) -> dict[str, int]:

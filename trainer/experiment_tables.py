@@ -79,6 +79,22 @@ def at_chosen(section: Section, trials: Container[str] = ()) -> str:
     return table(["model", "", *ranking, "accuracy", "precision", "recall", "F1", "F1 less the report's"], lines)
 
 
+def within_groups(section: Section) -> str:
+    """Return the AUC of each row in each group by itself, and how many slices and positives each group has."""
+    rows = [*section.rows, *section.baselines]
+    groups = sorted({group for row in rows for group in row.figures.within}, key=lambda group: (group < 0, group))
+    sizes: dict[tuple[str, ...], list[str]] = {}
+    lines = []
+    for row in rows:
+        found = [row.figures.within.get(group) for group in groups]
+        counts = tuple("" if one is None else f"{one.n:,}, {one.positives:,} positive" for one in found)
+        sizes.setdefault(counts, ["slices", row.split, *counts])
+        cells = ("" if one is None else NOT_DEFINED if one.auc is None else f"{one.auc:.3f}" for one in found)
+        lines.append([row.label, row.split, *cells])
+    names = ["others" if group < 0 else str(group) for group in groups]
+    return table(["model", "split", *names], [*sizes.values(), *lines])
+
+
 def _ranking(figures: Figures) -> list[str]:
     found = [figures.estimates[key] for key in ("auc", "auc_group_balanced", "average_precision")]
     return [*(_with_interval(one, 1, 3, 3) for one in found), *_with_intervals(figures, AT_CHOSEN)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -16,6 +16,7 @@ from hemoscan.card import InputSpec
 from hemoscan.decode import DecodeOptions, decode
 from hemoscan.dicom import configure_pydicom
 from hemoscan.errors import DataError
+from hemoscan.identifiers import read_identifiers
 from hemoscan.machine import usable_cores
 from hemoscan.slices import ERROR, OK, Decoded
 from hemoscan.sources import Entry, Reader, find_entries
@@ -28,6 +29,8 @@ from hemoscan.trainer.splits import DataSet, LeftOut, Split
 
 FILES_AHEAD = 512
 NOT_FOUND = "not found"
+# With fewer, PatientID is what an anonymiser wrote into every file, rather than who the patients are.
+FEWEST_PATIENTS = 5
 DESCRIPTION = "a label file of its own"
 NOTICE = (
     "Research use only, not for diagnosis. Trained on data of whoever trained it: whether and to whom the weights may "
@@ -66,8 +69,9 @@ def load_labelled(
     Returns
     -------
     DataSet
-        Patients, studies and duplicates are clusters. `left_out` has every label without an image, and every file that
-        cannot be read, with the reason; `notes` has what was assumed of the labelled slices.
+        Patients (of the label file, else by the files' PatientID), studies and duplicates are clusters. `left_out` has
+        every label without an image, and every file that cannot be read, with the reason; `notes` has what was assumed
+        of the labelled slices.
 
     Raises
     ------
@@ -156,12 +160,19 @@ class _Found:
         groups, names = _groups(column(labels.groups))
         belongings = clusters(
             [digest(image) for image in images],
-            column(labels.patients),
+            column(labels.patients) if labels.patients is not None else _patients([found.path for found in slices]),
             column(labels.studies),
             [found.identity.study_uid or None for found in slices],
         )
         ids = tuple(labels.keys[place] for place in joined.labels)
         return Split(ids, images, labels.labels[joined.labels], groups, belongings), names
+
+
+def _patients(paths: Sequence[str]) -> list[str | None]:
+    """Return each file's PatientID (0010,0020), which goes no further than which slices belong together."""
+    known = {path: read_identifiers(path)[0] or None for path in set(paths)}
+    found = [known[path] for path in paths]
+    return found if len(set(found) - {None}) >= FEWEST_PATIENTS else [None] * len(paths)
 
 
 def _as_rows(folder: Path, slices: list[Decoded]) -> Scores:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
-from hemoscan.trainer.bootstrap import Bootstrap, Estimate, Statistics, Weights, draw, estimate
+from hemoscan.trainer.bootstrap import Bootstrap, Estimate, Statistics, Weights, draw, estimate_share
 from hemoscan.trainer.figures import Ranking, balance, rates
 from hemoscan.trainer.metrics import (
     at_threshold,
@@ -34,6 +35,18 @@ class Figures:
     estimates: dict[str, Estimate]
     """`auc`, `auc_group_balanced`, `average_precision`, and for either threshold `<threshold>.accuracy`,
     `<threshold>.precision`, `<threshold>.recall` and `<threshold>.f1`."""
+    within: dict[int, Within]
+    """By group, -1 for the small ones together."""
+
+
+@dataclass(frozen=True)
+class Within:
+    """A group by itself."""
+
+    n: int
+    positives: int
+    auc: float | None
+    """None where it has one label only."""
 
 
 def figures_of(
@@ -46,14 +59,27 @@ def figures_of(
     """
     scores = probabilities(logits)
     flags = {AT_HALF: scores >= 0.5, AT_CHOSEN: out_of_fold_flags(scores, labels, folds)}
-    statistics = _Statistics(scores, labels, merge_scarce(labels, groups), flags)
+    merged = merge_scarce(labels, groups)
+    statistics = _Statistics(scores, labels, merged, flags)
+    units = {"accuracy": len(labels), "recall": int(labels.sum())}
+    shares = {f"{point}.{name}": count for point in flags for name, count in units.items()}
+    shares |= {f"{point}.precision": int(flag.sum()) for point, flag in flags.items()}
     values, drawn = draw(statistics, np.arange(len(labels)), BOOTSTRAP)
     return Figures(
         n=len(labels),
         positives=int(labels.sum()),
         confusion={name: at_threshold(flag, labels) for name, flag in flags.items()},
-        estimates={name: estimate(float(value), drawn[name], BOOTSTRAP.level) for name, value in values.items()},
+        estimates={
+            name: estimate_share(float(value), drawn[name], BOOTSTRAP, shares.get(name, 0))
+            for name, value in values.items()
+        },
+        within={int(group): _within(scores[merged == group], labels[merged == group]) for group in np.unique(merged)},
     )
+
+
+def _within(scores: NDArray[np.float64], labels: NDArray[np.uint8]) -> Within:
+    auc = float(roc_auc_score(labels, scores)) if len(np.unique(labels)) > 1 else None
+    return Within(len(labels), int(labels.sum()), auc)
 
 
 class _Statistics:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan.trainer.baselines import BASELINES, Features, SplitFeatures, baseline_logits
+from hemoscan.trainer.experiments import Recipe
 from hemoscan.trainer.metrics import probabilities
 from hemoscan.trainer.plots import Curve
 from hemoscan.trainer.row_figures import Figures, figures_of
@@ -112,10 +113,23 @@ def is_reduced(setting: Setting, others: Sequence[Result]) -> bool:
     """Return whether a training is a trial, not the row that stands for its experiment.
 
     So it is with fewer slices, with fewer pixels than the report's in the report's recipe, or with a smaller budget
-    than that of another of the same recipe, input and experiment.
+    than that of another of the same recipe, input and experiment; never if it is just what the report did.
     """
+    if is_in_full(setting):
+        return False
     same = [one.setting for one in others if one.setting.experiment == setting.experiment]
     return _is_small(setting) or any(setting.budget < one.budget for one in same if not _is_small(one))
+
+
+def is_in_full(setting: Setting) -> bool:
+    """Return whether a training has the report's recipe unchanged, but for start and held-out slices."""
+    report = Recipe()
+    names = (
+        *("reweigh_groups", "epochs", "size", "sizes", "negatives", "ema", "learning_rate", "batch_size"),
+        *("weight_decay", "one_cycle", "augment", "left_out"),
+    )
+    unchanged = all(getattr(setting, name) == getattr(report, name) for name in names)
+    return setting.recipe == report.name and not setting.limit and unchanged
 
 
 def _is_small(setting: Setting) -> bool:
@@ -164,6 +178,12 @@ def _word(result: Result, field: str) -> str:
         "limit": f"first {setting.limit:,} slices" if setting.limit else "",
         "negatives": describe_negatives(setting),
         "ema": describe_average(setting),
+        "learning_rate": f"rate {setting.learning_rate:g}",
+        "batch_size": f"batches of {setting.batch_size}",
+        "weight_decay": f"weight decay {setting.weight_decay:g}" if setting.weight_decay else "",
+        "one_cycle": "one cycle" if setting.one_cycle else "",
+        "augment": "augmented" if setting.augment else "",
+        "left_out": f"without {' and '.join(setting.left_out)}" if setting.left_out else "",
         "seed": f"seed {setting.seed}",
         "data": setting.data,
     }[field]

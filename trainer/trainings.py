@@ -44,6 +44,13 @@ class Setting:
     """Share of the negatives that an epoch showed."""
     ema: float
     """Decay a step of the average of the weights; 0 where the last weights ship."""
+    learning_rate: float
+    batch_size: int
+    weight_decay: float
+    one_cycle: bool
+    augment: bool
+    left_out: tuple[str, ...]
+    """Parts of the augmentation, or of the input, that were left out."""
     seed: int
     data: str
     """The data set, in words."""
@@ -217,10 +224,16 @@ def _setting(record: Mapping[str, Any]) -> tuple[Setting, int]:
         epochs=int(record["epochs"]),
         sizes=tuple((int(pixels), int(epochs)) for pixels, epochs in record["sizes"]),
         size=int(record["history"][-1]["size"]),
-        # Records of earlier versions have none of these.
+        # Records of earlier versions lack some of these.
         limit=int(record.get("limit") or 0),
         negatives=float(record.get("negatives", 1)),
         ema=float(record.get("ema", 0)),
+        learning_rate=float(record.get("learning_rate", 5e-4)),
+        batch_size=int(record.get("batch_size", 32)),
+        weight_decay=float(record.get("weight_decay", 0)),
+        one_cycle=bool(record.get("one_cycle", False)),
+        augment=bool(record.get("augment", False)),
+        left_out=tuple(map(str, record.get("left_out", ()))),
         seed=int(record["seed"]),
         data=str(record["data"]),
     )
