@@ -35,7 +35,7 @@ BYTES_PER_CHUNK = 64 * 2**20
 CHUNKS_PER_WORKER = 2
 # A chunk that was lost so often is no longer tried as a whole; a file by itself, then, becomes an error.
 ATTEMPTS = 2
-# Workers of a node that are lost in a row, until the node is left out: one more than a single file can cost.
+# Workers of a node that are lost in a row, until the node is left out.
 NODE_ATTEMPTS = 5
 LOOK_SECONDS = 2.0
 # How long workers may take to finish what they have, once the scan is to end: Ray may have been ended, too.
@@ -48,7 +48,7 @@ LONELY_SECONDS = 120.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Chunk:
     """Files that are given to a worker together."""
 
@@ -56,6 +56,8 @@ class _Chunk:
     attempts: int = 0
     alone: bool = False
     """Whether its worker is given nothing else meanwhile: should that be lost, this is to blame."""
+    failed_on: set[str] = field(default_factory=set)
+    """Nodes that had it in vain."""
 
 
 @dataclass
@@ -69,6 +71,12 @@ class _Node:
     batch_size: int
     lost: int = 0
     """Workers that were lost in a row."""
+    answered: bool = False
+    """Whether a worker has scored anything, if only an empty image: then a file that kills workers is to blame."""
+    left_out: bool = False
+    """Whether no more workers are started on it."""
+    fell_back: bool = False
+    """Whether it was told that it scores by another engine than it said."""
 
 
 @dataclass(eq=False)
@@ -77,7 +85,24 @@ class _Worker:
 
     node: str
     actor: Any
+    ready: Any
+    """The call that tries its engine; None once that has ended."""
     calls: dict[Any, _Chunk] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A node that was asked what it has, and when."""
+
+    key: str
+    info: Mapping[str, Any]
+    since: float
+
+    def silence(self) -> str:
+        """Return what is said of a node that does not answer."""
+        text = f"node {self.info['NodeManagerAddress']}: no answer within {PROBE_SECONDS:g} s"
+        taken = "; its GPUs are taken by others, or it hangs" if _has_gpu(self.info) else ""
+        return text + taken
 
 
 @contextmanager
@@ -115,7 +140,7 @@ class Cluster:
         self._ray, self._work, self._roots, self._threads = ray, work, roots, threads
         self._nodes: dict[str, _Node] = {}
         self._refused: set[str] = set()
-        self._probes: dict[Any, tuple[str, dict[str, Any]]] = {}
+        self._probes: dict[Any, _Probe] = {}
         self._workers: list[_Worker] = []
         self._again: deque[_Chunk] = deque()
         self._engines: list[Mapping[str, str]] = []
@@ -135,8 +160,7 @@ class Cluster:
             if refusals:
                 raise ClusterError("; ".join(refusals))
         if self._probes:
-            names = ", ".join(info["NodeManagerAddress"] for _, info in self._probes.values())
-            raise ClusterError(f"--ray: no answer within {PROBE_SECONDS:g} s from {names}")
+            raise ClusterError("--ray: " + ", ".join(probe.silence() for probe in self._probes.values()))
         if not self._nodes:
             raise ClusterError("--ray: no node of the cluster has a processor to give; legal: at least one CPU")
 
@@ -152,13 +176,17 @@ class Cluster:
             "workers": self._most_workers,
             "workers_lost": self._lost,
             "engines": [dict(engine) for engine in self._engines],
+            "batch_sizes": sorted(set(self._batch_sizes())),
         }
 
     @property
     def files_per_chunk(self) -> int:
         """Files that a worker is given at a time: at least what its network takes."""
-        sizes = [self._work.batch_size or node.batch_size for node in self._nodes.values()]
-        return max(FILES_PER_CHUNK, *sizes)
+        return max([FILES_PER_CHUNK, *self._batch_sizes()])
+
+    def _batch_sizes(self) -> list[int]:
+        """Return how many slices the nodes' networks take at a time."""
+        return [self._work.batch_size or node.batch_size for node in self._nodes.values()]
 
     def score(
         self, files: Iterator[Pending], going: Callable[[], bool]
@@ -170,7 +198,7 @@ class Cluster:
         ClusterError
             If no node is left that could do the work.
         HemoscanError
-            What a worker raises on purpose, such as CardError.
+            What the last worker raised on purpose, such as DecoderError, if it raised that on every node.
         """
         parts = chunks(files, self.files_per_chunk, lambda file: file.entry, BYTES_PER_CHUNK)
         fresh: Iterator[_Chunk] | None = (_Chunk(part) for part in parts)
@@ -194,22 +222,30 @@ class Cluster:
 
     def _hand_out(self, fresh: Iterator[_Chunk] | None) -> bool:
         """Give every worker something to do; return whether there may be more to give."""
+        more = fresh is not None
         for count in range(CHUNKS_PER_WORKER):  # all have a first chunk before any has a second
             for worker in self._workers:
-                if len(worker.calls) > count or not self._may_take(worker):
+                again = next((chunk for chunk in self._again if self._may_go_to(chunk, worker.node)), None)
+                if len(worker.calls) > count or not _may_join(again, worker):
                     continue
-                chunk = self._again.popleft() if self._again else next(fresh or iter(()), None)
+                chunk = again or next(fresh or iter(()), None)
                 if chunk is None:
-                    return False
+                    more = False
+                    continue
+                if again:
+                    self._again.remove(again)
                 call = worker.actor.score.remote([file.entry for file in chunk.files])
                 worker.calls[call] = chunk
                 self._count_under_way()
-        return True
+        return more
 
-    def _may_take(self, worker: _Worker) -> bool:
-        """Tell whether the next chunk may join what a worker has."""
-        next_alone = bool(self._again) and self._again[0].alone
-        return not worker.calls or not (next_alone or any(chunk.alone for chunk in worker.calls.values()))
+    def _may_go_to(self, chunk: _Chunk, node: str) -> bool:
+        """Tell whether a node may have a chunk: not one that it had in vain, while another could do it."""
+        others = (worker.node for worker in self._workers if worker.node not in chunk.failed_on)
+        return node not in chunk.failed_on or not any(self._is_good(other) for other in others)
+
+    def _is_good(self, key: str) -> bool:
+        return key in self._nodes and not self._nodes[key].left_out
 
     def _count_under_way(self) -> None:
         under_way = sum(len(chunk.files) for worker in self._workers for chunk in worker.calls.values())
@@ -218,7 +254,8 @@ class Cluster:
     def _collect(self) -> Iterator[tuple[Batch, Inferred]]:
         """Wait for something to happen, at most until the nodes are looked at again; yield what was scored."""
         calls = {call: worker for worker in self._workers for call in worker.calls}
-        waiting = [*calls, *self._probes]
+        starting = {worker.ready: worker for worker in self._workers if worker.ready is not None}
+        waiting = [*calls, *starting, *self._probes]
         if not waiting:
             if not self._workers:
                 time.sleep(LOOK_SECONDS / 4)  # until somebody is there to do it
@@ -229,6 +266,8 @@ class Cluster:
                 refusal = self._take_probe(ref)
                 if refusal:
                     _log.warning("left out: %s", refusal)
+            elif ref in starting:
+                self._take_ready(starting[ref])
             elif ref in calls[ref].calls:
                 yield from self._take(calls[ref], ref)
 
@@ -238,19 +277,31 @@ class Cluster:
         try:
             answer: Answer = self._ray.get(call)
         except exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, HemoscanError):
-                raise cause from None
-            raise ClusterError(f"a worker failed: {type(cause).__name__}") from error
+            self._leave_out(worker, error.cause)
+            return
         except exceptions.RayError:
             yield from self._lose(worker)
             return
         chunk = worker.calls.pop(call)
         if worker.node in self._nodes:
-            self._nodes[worker.node].lost = 0
+            _note_answer(self._nodes[worker.node], answer.engine)
         self._note_engine(answer.engine)
         batch = [(file, frame) for file, frames in zip(chunk.files, answer.frames, strict=True) for frame in frames]
         yield batch, Inferred(answer.logits, answer.maps, answer.engine)
+
+    def _take_ready(self, worker: _Worker) -> None:
+        """Take in that a worker's engine works, or not."""
+        exceptions = self._ray.exceptions
+        call, worker.ready = worker.ready, None
+        try:
+            self._ray.get(call)
+        except exceptions.RayTaskError as error:
+            self._leave_out(worker, error.cause)
+        except exceptions.RayError:
+            pass  # what it was given tells that it was lost
+        else:
+            if worker.node in self._nodes:
+                self._nodes[worker.node].answered = True
 
     def _note_engine(self, engine: Mapping[str, str]) -> None:
         means = [(each["name"], each["precision"]) for each in self._engines]
@@ -259,32 +310,62 @@ class Cluster:
 
     def _lose(self, worker: _Worker) -> Iterator[tuple[Batch, Inferred]]:
         """Take a worker for lost, with its chunks; yield files that were lost too often, as errors."""
-        self._workers.remove(worker)
-        self._ray.kill(worker.actor)
+        name = self._drop(worker)
         self._lost += 1
-        node = self._nodes.get(worker.node)
-        if node is not None:
-            node.lost += 1
-        _log.warning("a worker on %s was lost: its files are scored again", node.name if node else "a node that left")
+        _log.warning("a worker on %s was lost: its files are scored again", name)
+        self._count_loss(worker)
         for chunk in reversed(worker.calls.values()):
             chunk.attempts += 1
+            chunk.failed_on.add(worker.node)
             if chunk.attempts < ATTEMPTS:
                 self._again.appendleft(chunk)
             elif not chunk.alone:
                 self._again.extendleft(_Chunk([file], alone=True) for file in reversed(chunk.files))
             else:
                 yield _given_up(chunk.files[0], self._engines[0])
+
+    def _count_loss(self, worker: _Worker) -> None:
+        """Count a lost worker against its node, unless a file is to blame; leave out a node that keeps none."""
+        node = self._nodes.get(worker.node)
+        if node is None or (node.answered and any(chunk.alone for chunk in worker.calls.values())):
+            return
+        node.lost += 1
+        if node.lost >= NODE_ATTEMPTS and not node.left_out:
+            node.left_out = True
+            _log.warning("node %s is left out: it lost %d workers in a row", node.name, node.lost)
+
+    def _leave_out(self, worker: _Worker, cause: BaseException) -> None:
+        """Leave out a node whose worker raised an error, others do its files; raise that if there are none."""
+        name = self._drop(worker)
+        # Only what is raised on purpose has a text that is known to be without patient data.
+        text = str(cause) if isinstance(cause, HemoscanError) else f"a worker failed: {type(cause).__name__}"
+        kind = type(cause) if isinstance(cause, HemoscanError) else ClusterError
+        _log.warning("left out: %s: %s", name, text)
+        for chunk in reversed(worker.calls.values()):
+            chunk.failed_on.add(worker.node)
+            self._again.appendleft(chunk)
+        if worker.node in self._nodes:
+            self._nodes[worker.node].left_out = True
+        if not (self._workers or self._probes or any(map(self._is_good, self._nodes))):
+            raise kind(f"{name}: {text}") from cause
+
+    def _drop(self, worker: _Worker) -> str:
+        """End a worker; have the nodes looked at; return its node, as users know it."""
+        self._workers.remove(worker)
+        self._ray.kill(worker.actor)
         self._looked = float("-inf")
+        return f"node {self._nodes[worker.node].name}" if worker.node in self._nodes else "a node that left"
 
     def _look(self) -> None:
         """Ask for the cluster's nodes; start workers on those that lack them, forget those that left."""
         self._looked = time.monotonic()
+        self._drop_old_probes()
         alive = self._probe_new_nodes()
         for left in [node for node in self._nodes if node not in alive]:
             _log.warning("node %s left the cluster", self._nodes.pop(left).name)
         have = Counter(worker.node for worker in self._workers)
         for key, node in self._nodes.items():
-            if node.lost >= NODE_ATTEMPTS:
+            if node.left_out:
                 continue
             count, cpus, gpus = self._share(node)
             for _ in range(count - have[key]):
@@ -315,7 +396,8 @@ class Cluster:
             max_restarts=0,
             scheduling_strategy=self._on(key),
         )
-        self._workers.append(_Worker(key, make.remote(self._work, int(cpus) or None)))
+        actor = make.remote(self._work, int(cpus) or None)
+        self._workers.append(_Worker(key, actor, actor.try_engine.remote()))
 
     def _on(self, key: str) -> Any:
         return self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(key, soft=False)
@@ -323,23 +405,31 @@ class Cluster:
     def _probe_new_nodes(self) -> set[str]:
         """Ask nodes that were not seen before what they have; return all that are alive."""
         alive = {info["NodeID"]: info for info in self._ray.nodes() if info["Alive"]}
-        known = {*self._nodes, *self._refused, *(key for key, _ in self._probes.values())}
+        known = {*self._nodes, *self._refused, *(probe.key for probe in self._probes.values())}
         for key, info in alive.items():
-            resources = info["Resources"]
-            if key in known or resources.get("CPU", 0) < 1:
+            if key in known or info["Resources"].get("CPU", 0) < 1:
                 continue
-            gpus = int(resources.get("GPU", 0) >= 1)
+            gpus = int(_has_gpu(info))
             probe = self._ray.remote(_probe_function()).options(
                 num_cpus=0, num_gpus=gpus, max_retries=1, scheduling_strategy=self._on(key)
             )
             asked = (__version__, self._work.model, self._work.card.to_json(), self._roots, astuple(self._work.wish))
-            self._probes[probe.remote(*asked)] = (key, info)
+            self._probes[probe.remote(*asked)] = _Probe(key, info, time.monotonic())
         return set(alive)
+
+    def _drop_old_probes(self) -> None:
+        """Leave out nodes that were asked long ago, so that nobody waits for them."""
+        for ref, probe in list(self._probes.items()):
+            if time.monotonic() - probe.since > PROBE_SECONDS:
+                del self._probes[ref]
+                self._refused.add(probe.key)
+                self._ray.cancel(ref, force=True)
+                _log.warning("left out: %s", probe.silence())
 
     def _take_probe(self, ref: Any) -> str | None:
         """Take in what a node says of itself; return why it cannot do the work, if so."""
-        key, info = self._probes.pop(ref)
-        name, resources = info["NodeManagerAddress"], info["Resources"]
+        probe = self._probes.pop(ref)
+        key, name, resources = probe.key, probe.info["NodeManagerAddress"], probe.info["Resources"]
         try:
             found = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
@@ -352,6 +442,27 @@ class Cluster:
             name, resources.get("CPU", 0), resources.get("GPU", 0), found["engine"], found["batch_size"]
         )
         return None
+
+
+def _has_gpu(info: Mapping[str, Any]) -> bool:
+    has: float = info["Resources"].get("GPU", 0)
+    return has >= 1
+
+
+def _may_join(again: _Chunk | None, worker: _Worker) -> bool:
+    """Tell whether the next chunk, one that is done again or a new one, may join what a worker has."""
+    next_alone = again is not None and again.alone
+    return not worker.calls or not (next_alone or any(chunk.alone for chunk in worker.calls.values()))
+
+
+def _note_answer(node: _Node, engine: Mapping[str, str]) -> None:
+    """Note that a node works; tell once if it does so by another engine than it said, as after a GPU was lost."""
+    node.lost, node.answered = 0, True
+    if dict(engine) == dict(node.engine) or node.fell_back:
+        return
+    node.fell_back = True
+    said, now = (f"{each['device']} in {each['precision']} ({each['name']})" for each in (node.engine, engine))
+    _log.warning("node %s scores on %s now, not on %s", node.name, now, said)
 
 
 def _given_up(file: Pending, engine: Mapping[str, str]) -> tuple[Batch, Inferred]:

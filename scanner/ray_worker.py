@@ -140,6 +140,18 @@ class Worker:
         model = Model(self._work.card, find_model(self._work.model).folder)
         return choice.make_resilient(model)[1]
 
+    def try_engine(self) -> None:
+        """Load the model and score an empty image: a node that cannot do that is to say so before it has files.
+
+        Raises
+        ------
+        HemoscanError
+            If the model cannot be loaded.
+        """
+        size = self._work.card.input.size
+        with self._inferring:
+            self._engine.logits(np.zeros((1, size, size), np.uint8))
+
     def score(self, entries: Sequence[Entry]) -> Answer:
         """Return what becomes of some files.
 

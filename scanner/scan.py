@@ -497,6 +497,9 @@ def settings_key(job: Job, engine: Mapping[str, str]) -> str:
 
 def run_record(report: Report, job: Job, machine: dict[str, object]) -> dict[str, Any]:
     """Return the run record: what ran, with what, on what, and how far it came."""
+    elsewhere = job.elsewhere
+    # Nodes have batch sizes of their own, which they tell themselves.
+    here = {**job.engine.describe(), "batch_size": job.options.batch_size}
     return {
         "hemoscan": __version__,
         "notice": NOTICE,
@@ -507,11 +510,10 @@ def run_record(report: Report, job: Job, machine: dict[str, object]) -> dict[str
         "study_threshold": job.options.study_threshold,
         "arguments": job.arguments,
         "engine": {
-            **(job.engine.describe() if job.elsewhere is None else job.elsewhere.engines()[0]),
-            "batch_size": job.options.batch_size,
+            **(here if elsewhere is None else elsewhere.engines()[0]),
             "notes": getattr(job.engine, "notes", []),
         },
-        **({} if job.elsewhere is None else {"ray": job.elsewhere.describe()}),
+        **({} if elsewhere is None else {"ray": elsewhere.describe()}),
         "machine": machine,
         "counts": {"files": report.files, **report.counts, "flagged": report.flagged},
         "of_these": {"files_known": report.known, "slices_scored": report.scored, "files_pruned": report.pruned},

@@ -20,7 +20,7 @@ from hemoscan import __version__, ray_cluster, ray_worker
 from hemoscan.card import BRAIN, Card, Model
 from hemoscan.decode import DecodeOptions
 from hemoscan.engines import EngineChoice
-from hemoscan.errors import ClusterError, EngineError
+from hemoscan.errors import ClusterError, DecoderError, EngineError
 from hemoscan.phantom import make_phantom, write_dicom
 from hemoscan.ray_cluster import ATTEMPTS, CHUNKS_PER_WORKER, FILES_PER_CHUNK, NODE_ATTEMPTS, Cluster
 from hemoscan.ray_worker import Wish, Work
@@ -72,6 +72,8 @@ class Ref:
 
     call: Callable[[], Any]
     actor: Actor | None = None
+    tries: str = ""
+    """The node whose engine is tried, if this is that call."""
 
 
 @dataclass(eq=False)
@@ -87,6 +89,10 @@ class Actor:
     def score(self) -> Any:
         return SimpleNamespace(remote=lambda entries: self.ray.submit(self, lambda: self.worker.score(entries)))
 
+    @property
+    def try_engine(self) -> Any:
+        return SimpleNamespace(remote=lambda: Ref(self.worker.try_engine, tries=self.node))
+
 
 @dataclass
 class FakeRay:
@@ -97,6 +103,7 @@ class FakeRay:
     dead: set[str] = field(default_factory=set)
     actors: list[Actor] = field(default_factory=list)
     killed: list[Actor] = field(default_factory=list)
+    cancelled: list[Ref] = field(default_factory=list)
     answers: int = 0
     most_calls: int = 0
     open: list[Ref] = field(default_factory=list)
@@ -154,6 +161,9 @@ class FakeRay:
     def kill(self, actor: Actor) -> None:
         self.killed.append(actor)
 
+    def cancel(self, ref: Ref, *, force: bool) -> None:
+        self.cancelled.append(ref)
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -200,7 +210,9 @@ def test_the_csv_is_that_of_a_scan_without_a_cluster(study: Path, reference: byt
     assert (tmp_path / "out.csv").read_bytes() == reference
     assert report.scored == FILES - 1
     record = json.loads((tmp_path / "out.run.json").read_text(encoding="utf-8"))
-    assert record["ray"] == {"ray": "0", "nodes": 1, "workers": 2, "workers_lost": 0, "engines": [CPU]}
+    counts = {"nodes": 1, "workers": 2, "workers_lost": 0}
+    assert record["ray"] == {"ray": "0", **counts, "engines": [CPU], "batch_sizes": [3]}
+    assert "batch_size" not in record["engine"], "that of this machine, which scored nothing"
     assert "one" not in json.dumps(record["ray"]), "no node's name"
 
 
@@ -333,7 +345,10 @@ def test_a_cluster_without_nodes_ends_the_scan_and_keeps_what_was_done(
     assert (tmp_path / "out.csv").read_bytes() == reference
 
 
-def test_a_node_that_loses_worker_after_worker_is_left_alone(study: Path, reference: bytes, tmp_path: Path):
+def test_a_node_that_loses_worker_after_worker_is_left_alone_and_costs_no_file(
+    study: Path, reference: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ray_cluster, "FILES_PER_CHUNK", 4)
     ray = FakeRay()
     ray.add("good")
     ray.add("bad")
@@ -346,10 +361,74 @@ def test_a_node_that_loses_worker_after_worker_is_left_alone(study: Path, refere
             raise DeadError
         return get(ref)
 
-    ray.get = lose  # type: ignore[method-assign]
-    run(study, tmp_path / "out.csv", joined(ray))
-    assert len(set(map(id, lost))) <= NODE_ATTEMPTS
-    assert lost
+    def wait(refs: Sequence[Ref], num_returns: int = 1, timeout: float = 0) -> tuple[list[Ref], list[Ref]]:
+        first = next((ref for ref in refs if ref.actor is not None and ref.actor.node == "bad"), refs[0])
+        return [first], [ref for ref in refs if ref is not first]
+
+    ray.get, ray.wait = lose, wait  # type: ignore[method-assign]
+    report = run(study, tmp_path / "out.csv", joined(ray))
+    assert (tmp_path / "out.csv").read_bytes() == reference
+    assert report.scored == FILES - 1
+    assert len(set(map(id, lost))) == NODE_ATTEMPTS
+    assert f"node bad is left out: it lost {NODE_ATTEMPTS} workers in a row" in caplog.text
+
+
+def test_files_that_kill_their_workers_do_not_cost_the_last_node(study: Path, tmp_path: Path):
+    ray = FakeRay()
+    ray.add("one")
+    culprits = {str(path) for path in sorted((study / "dicom").iterdir())[:NODE_ATTEMPTS]}
+    original = ray_worker.Worker.score
+
+    def fragile(self: ray_worker.Worker, entries: Sequence[Any]) -> ray_worker.Answer:
+        if culprits & {entry.path for entry in entries}:
+            raise DeadError
+        return original(self, entries)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_worker.Worker, "score", fragile)
+        for _ in range(2):  # the second time they are all that there is to do
+            run(study, tmp_path / "out.csv", joined(ray))
+            with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            assert len(rows) == FILES
+            assert {row["path"] for row in rows if row["status"] == "error"} == culprits
+
+
+def test_a_node_that_never_answers_is_left_out_and_not_waited_for(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(ray_cluster, "LONELY_SECONDS", 0.0)
+    ray = FakeRay()
+    ray.add("one")
+    cluster = joined(ray)
+    monkeypatch.setattr(ray_cluster, "PROBE_SECONDS", 0.05)
+    waits = 0
+
+    def wait(refs: Sequence[Ref], num_returns: int = 1, timeout: float = 0) -> tuple[list[Ref], list[Ref]]:
+        nonlocal waits
+        waits += 1
+        assert waits < 10**6, "it waits without end"
+        answering = [ref for ref in refs if ref not in cluster._probes]
+        return answering[:1], [ref for ref in refs if ref not in answering[:1]]
+
+    def change(number: int) -> None:
+        if number == 1:
+            ray.add("silent", gpus=1)
+            ray.remove("one")
+
+    ray.wait, ray.hook = wait, change  # type: ignore[method-assign]
+    with pytest.raises(ClusterError, match="no node"):
+        run(study, tmp_path / "out.csv", cluster)
+    assert "left out: node silent: no answer within 0.05 s; its GPUs are taken by others" in caplog.text
+    assert len(ray.cancelled) == 1
+
+
+def test_a_cluster_whose_gpus_are_taken_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ray_cluster, "PROBE_SECONDS", 0.0)
+    ray = FakeRay()
+    ray.add("busy", gpus=1)
+    with pytest.raises(ClusterError, match=r"node busy: no answer within 0 s; its GPUs are taken by others"):
+        joined(ray)
 
 
 def test_a_known_folder_starts_no_worker(study: Path, tmp_path: Path):
@@ -386,6 +465,16 @@ def test_nodes_with_other_engines_share_a_state(study: Path, tmp_path: Path, mon
         assert len(state.settings_of(CARD.sha256)) == 2
         found = read_state(state, datetime.now(UTC), MODEL, CARD.operating, CARD.threshold)
         assert len(list(found.rows)) == FILES, "the page and the objects have all of them, too"
+
+
+def test_a_gpu_node_that_fell_back_to_its_processor_is_told_once(
+    study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    ray = FakeRay(probed=lambda node: {"engine": GPU, "batch_size": 3})
+    ray.add("gpu", gpus=2, cpus=8)
+    run(study, tmp_path / "out.csv", joined(ray))
+    assert ray.answers > 1
+    assert caplog.text.count("node gpu scores on cpu in fp32 (mean) now, not on cuda in bf16 (other)") == 1
 
 
 @pytest.mark.parametrize("ending", ["limit", "time_budget", "stop"])
@@ -453,8 +542,11 @@ def test_a_cluster_without_processors_is_refused():
         joined(ray)
 
 
-@pytest.mark.parametrize(("error", "text"), [(EngineError("no engine"), "no engine"), (ValueError("x"), "ValueError")])
-def test_what_a_worker_raises_ends_the_scan(study: Path, tmp_path: Path, error: Exception, text: str):
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(EngineError("no engine"), "node one: no engine"), (ValueError("x"), "node one: a worker failed: ValueError")],
+)
+def test_what_the_last_worker_raises_ends_the_scan(study: Path, tmp_path: Path, error: Exception, text: str):
     ray = FakeRay()
     ray.add("one")
     cluster = joined(ray)
@@ -465,6 +557,35 @@ def test_what_a_worker_raises_ends_the_scan(study: Path, tmp_path: Path, error: 
 
         patch.setattr(ray_worker.Worker, "score", fail)
         run(study, tmp_path / "out.csv", cluster)
+
+
+@pytest.mark.parametrize("call", ["score", "try_engine"])
+def test_a_node_whose_worker_raises_is_named_and_the_others_go_on(
+    study: Path, reference: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture, call: str
+):
+    ray = FakeRay()
+    ray.add("good")
+    ray.add("sick")
+    get = ray.get
+    sick: list[Ref] = []
+
+    def fail(ref: Ref) -> Any:
+        if ref.actor is not None and ref.actor.node == "sick" and call == "score":
+            sick.append(ref)
+            raise TaskError(DecoderError("no process can be started"))
+        if call == "try_engine" and ref.tries == "sick":
+            sick.append(ref)
+            raise TaskError(RuntimeError("of somebody"))
+        return get(ref)
+
+    ray.get = fail  # type: ignore[method-assign]
+    report = run(study, tmp_path / "out.csv", joined(ray))
+    assert (tmp_path / "out.csv").read_bytes() == reference
+    assert report.scored == FILES - 1
+    assert len(sick) == 1
+    told = {"score": "no process can be started", "try_engine": "a worker failed: RuntimeError"}[call]
+    assert f"left out: node sick: {told}" in caplog.text
+    assert "somebody" not in caplog.text
 
 
 def test_the_question_to_a_node_is_answered_where_hemoscan_lacks(monkeypatch: pytest.MonkeyPatch):

@@ -10,7 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -19,7 +22,8 @@ from click.testing import CliRunner
 from trainer_data import make_rows, write_data_set
 
 from hemoscan.trainer import side_by_side
-from hemoscan.trainer.side_by_side import ATTEMPTS, HELD, main, train_one
+from hemoscan.trainer.records import HELD
+from hemoscan.trainer.side_by_side import ATTEMPTS, main, train_one
 
 
 def played(monkeypatch: pytest.MonkeyPatch, *ends: tuple[int, str]) -> list[list[str]]:
@@ -62,6 +66,72 @@ def test_an_unknown_experiment_is_told(tmp_path: Path):
     result = CliRunner().invoke(main, ["--experiments", "none", "--runs", str(tmp_path)])
     assert result.exit_code == 1
     assert "legal: densenet-base" in result.output
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_folder_that_stays_held_is_waited_for_where_a_training_may_outlive_its_worker(
+    monkeypatch: pytest.MonkeyPatch, dies: bool
+):
+    held = (1, f"/runs: {HELD}; name")
+    commands = played(monkeypatch, *[held] * (ATTEMPTS + 2), (0, ""))
+    monkeypatch.setattr(side_by_side, "DIES_WITH_PARENT", dies)
+    assert (train_one("densenet-bias", [], "/runs") == "") is not dies
+    assert len(commands) == (ATTEMPTS if dies else ATTEMPTS + 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_training_ends_with_the_worker_that_started_it(tmp_path: Path):
+    note = tmp_path / "pid"
+    training = tmp_path / "training"
+    training.write_text(f"#!/bin/sh\necho $$ > {note}.part\nmv {note}.part {note}\nexec sleep 300\n", encoding="utf-8")
+    training.chmod(0o700)
+    code = f"import sys; from hemoscan.trainer import side_by_side as s; sys.executable = {str(training)!r}; "
+    command = [sys.executable, "-P", "-c", f"{code}s.train_one('densenet-bias', [], {str(tmp_path)!r})"]
+    with subprocess.Popen(command) as worker:  # noqa: S603
+        try:
+            until(note.exists)
+            orphan = psutil.Process(int(note.read_text(encoding="utf-8")))
+            assert orphan.is_running()
+        finally:
+            worker.kill()
+    try:
+        until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        if orphan.is_running():
+            orphan.kill()
+
+
+def until(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def cluster_of(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> None:
+    @contextmanager
+    def running(_: str) -> Iterator[SimpleNamespace]:
+        nodes = [{"Alive": True, "Resources": each} for each in resources]
+        yield SimpleNamespace(nodes=lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 8.0, "GPU": 8.0}}])
+
+    monkeypatch.setattr(side_by_side, "running_ray", running)
+
+
+@pytest.mark.parametrize(
+    ("resources", "asked", "legal"),
+    [
+        ([{"CPU": 2.0}], "1", "legal: 0, a processor each"),
+        ([{"CPU": 2.0, "GPU": 2.0}, {"GPU": 4.0}], "4", "legal: 0 to 2"),
+    ],
+)
+def test_gpus_that_no_node_has_are_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resources: list[dict[str, float]], asked: str, legal: str
+):
+    cluster_of(monkeypatch, *resources)
+    result = CliRunner().invoke(main, ["--gpus", asked, "--runs", str(tmp_path)])
+    assert result.exit_code == 1
+    assert f"--gpus {asked}: no node" in result.output
+    assert legal in result.output
 
 
 @pytest.mark.ray

@@ -20,7 +20,7 @@ from hemoscan.trainer.data import default_folder, load_data_set
 from hemoscan.trainer.experiments import RECIPES, Recipe, parse_experiments, parse_sizes
 from hemoscan.trainer.labelled import load_labelled
 from hemoscan.trainer.parallel import Processes, join_processes
-from hemoscan.trainer.records import write_csv
+from hemoscan.trainer.records import HELD, write_csv
 from hemoscan.trainer.session import Session
 from hemoscan.trainer.splits import DataSet, Division
 
@@ -127,7 +127,7 @@ def _folders(processes: Processes, run_folder: Path, weights_folder: Path) -> It
             _remove_leftovers(run_folder)
             yield
     except Timeout as error:
-        raise TrainingError(f"{run_folder}: another training is running there; name another --run-dir") from error
+        raise TrainingError(f"{run_folder}: {HELD}; name another --run-dir") from error
 
 
 def _make_folder(path: Path) -> None:

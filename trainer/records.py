@@ -24,6 +24,8 @@ from hemoscan.trainer.splits import Slices, Split
 RECORD_FORMAT = 1
 HELD_OUT_COLUMNS = ("id", "label", "group", "logit")
 TEST_COLUMNS = ("id", "logit")
+# Said of a run folder whose lock is taken; what starts trainings knows it by this.
+HELD = "another training is running there"
 
 Logits = NDArray[np.float32]
 

@@ -7,26 +7,32 @@ checkpoint; so does all of it when the same command is given again.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hemoscan.errors import HemoscanError, TrainingError
+from hemoscan.errors import ClusterError, HemoscanError, TrainingError
 from hemoscan.ray_runtime import LOCAL, running_ray
 from hemoscan.trainer.experiments import parse_experiments
+from hemoscan.trainer.records import HELD
 
 # A training that is killed goes on; one that fails so often by itself is not tried again.
 ATTEMPTS = 3
-# A training whose Ray worker was killed may hold its folder for a moment longer.
-HELD = "another training is running there"
 WAIT_SECONDS = 5.0
 TOLD_LINES = 5
+# How long nothing may end until it is told that no node is there to train on.
+LOOK_SECONDS = 60.0
+# Linux ends a training with the Ray worker that started it; elsewhere it may live on, and hold its folder till its end.
+DIES_WITH_PARENT = sys.platform == "linux"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def run_side_by_side(address: str, experiments: Sequence[str], options: Sequence[str], runs: Path, gpus: float) -> None:
@@ -48,25 +54,52 @@ def run_side_by_side(address: str, experiments: Sequence[str], options: Sequence
     Raises
     ------
     ExtraError, ClusterError
-        If there is no Ray, or no cluster.
+        If there is no Ray, no cluster, or no node of it with so many GPUs.
     TrainingError
         If experiments fail; the others are trained to their end.
     """
     with running_ray(address) as ray:
+        if not _can_train(ray, gpus):
+            raise ClusterError(_lacking(ray, gpus))
         train = ray.remote(train_one).options(num_cpus=1, num_gpus=gpus, max_retries=-1)
         waiting: dict[Any, str] = {train.remote(name, list(options), str(runs)): name for name in experiments}
         failed = []
         while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            name = waiting.pop(done)
-            try:
-                text = ray.get(done)
-            except ray.exceptions.RayError as error:
-                text = f"{name}: failed: {type(error).__name__}"
-            failed += [text] if text else []
-            click.echo(text or f"{name}: done, in {runs / name}", err=True)
+            done, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_SECONDS)
+            if not done and not _can_train(ray, gpus):
+                click.echo(f"waiting for a node: {_lacking(ray, gpus)}", err=True)
+            for task in done:
+                name = waiting.pop(task)
+                text = _end_of(ray, task, name)
+                failed += [text] if text else []
+                click.echo(text or f"{name}: done, in {runs / name}", err=True)
     if failed:
         raise TrainingError("; ".join(failed))
+
+
+def _end_of(ray: Any, task: Any, name: str) -> str:
+    """Return why an experiment failed, else nothing."""
+    try:
+        text: str = ray.get(task)
+    except ray.exceptions.RayError as error:
+        return f"{name}: failed: {type(error).__name__}"
+    return text
+
+
+def _gpus_of_nodes(ray: Any) -> list[float]:
+    """Return how many GPUs each node has that has a processor to give."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [each.get("GPU", 0.0) for each in resources if each.get("CPU", 0.0) >= 1]
+
+
+def _can_train(ray: Any, gpus: float) -> bool:
+    return any(has >= gpus for has in _gpus_of_nodes(ray))
+
+
+def _lacking(ray: Any, gpus: float) -> str:
+    most = max(_gpus_of_nodes(ray), default=0.0)
+    legal = f"0 to {most:g}" if most else "0, a processor each, unless a cluster with GPUs is named by --ray"
+    return f"--gpus {gpus:g}: no node of the cluster has a processor and so many GPUs; legal: {legal}"
 
 
 def train_one(name: str, options: Sequence[str], runs: str) -> str:
@@ -74,15 +107,40 @@ def train_one(name: str, options: Sequence[str], runs: str) -> str:
     folder = Path(runs, name)
     folders = ["--run-dir", str(folder), "--weights-dir", str(folder / "weights")]
     command = [sys.executable, "-P", "-m", "hemoscan", "train", "--quiet", "--experiments", name, *folders, *options]
-    for _ in range(ATTEMPTS):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
-        if done.returncode >= 0 and HELD not in done.stderr:
+    attempts = 0
+    while True:
+        done = subprocess.run(  # noqa: S603
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=_dying_with_parent() if DIES_WITH_PARENT else None,
+        )
+        held = done.returncode > 0 and HELD in done.stderr
+        attempts += DIES_WITH_PARENT or not held
+        if (done.returncode >= 0 and not held) or attempts >= ATTEMPTS:
             break
         time.sleep(WAIT_SECONDS)
     if done.returncode == 0:
         return ""
     said = " | ".join(done.stderr.strip().splitlines()[-TOLD_LINES:])
     return f"{name}: exit code {done.returncode}: {said}"
+
+
+def _dying_with_parent() -> Callable[[], None]:
+    """Return what a new process calls so that Linux kills it with its parent (prctl(2), PR_SET_PDEATHSIG)."""
+    # With its thread, that is: Ray runs a task in its worker's main thread.
+    # Loaded before the process is: between fork and exec it may take no lock that a thread of its parent holds.
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before it was asked
+            os._exit(1)
+
+    return ask
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True})
