@@ -68,7 +68,8 @@ class OpenVinoEngine:
             read.reshape([1, size, size])
             compiled = core.compile_model(read, "CPU", config)
             self._map_shape = tuple(compiled.output(1).shape)[1:]
-            self._queue = ov.AsyncInferQueue(compiled)
+            self._new_queue = lambda: ov.AsyncInferQueue(compiled)
+            self._queue = self._new_queue()
             computed = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except RuntimeError as error:
             raise _failure(self._name, error) from error
@@ -104,6 +105,7 @@ class OpenVinoEngine:
                 self._queue.start_async({0: image[np.newaxis]}, index)
             self._queue.wait_all()
         except RuntimeError as error:
+            self._queue = self._new_queue()  # a request that fails is not free again: the next call would wait forever
             raise _failure(self._name, error) from error
         return logits, maps
 
