@@ -57,18 +57,28 @@ def decode_ahead(entries: Iterator[Entry], options: DecoderOptions, batch_size: 
 
 
 def whole(pool: DecoderPool, entries: Sequence[Entry], future: Future[list[Decoded]]) -> Iterator[Decoded]:
-    """Yield what became of entries, with the frames that their task left for others."""
-    remaining = iter(entries)
-    entry = next(remaining)
-    waiting = [*future.result()]
-    waiting.reverse()
-    while waiting:
-        decoded = waiting.pop()
-        yield decoded
-        if decoded.more is not None:
-            waiting += reversed(pool.submit([replace(entry, frames_done=decoded.more)]).result())
-        elif decoded.last:
-            entry = next(remaining, entry)
+    """Yield what became of entries, with the frames that their task left for others.
+
+    The next frames of a file are decoded while those before are scored: of a file, two parts are held at most.
+    """
+    for entry, part in zip(entries, _by_file(future.result()), strict=True):
+        frames = part
+        while frames:
+            more = frames[-1].more
+            following = None if more is None else pool.submit([replace(entry, frames_done=more)])
+            yield from frames
+            frames = [] if following is None else following.result()
+
+
+def _by_file(found: Iterable[Decoded]) -> Iterator[list[Decoded]]:
+    part: list[Decoded] = []
+    for decoded in found:
+        part.append(decoded)
+        if decoded.last or decoded.more is not None:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def _bytes_held(tasks: Iterable[tuple[list[Entry], Future[list[Decoded]]]]) -> int:

@@ -766,8 +766,10 @@ def _model_line(name: str, *, verify: bool) -> str:
 def export(name: str, kind: str, output: Path | None) -> None:
     """Write MODEL (a model's name, or a card's path) as a file for another runtime, checked against PyTorch.
 
-    Input: uint8 (n, size, size), HU as the card's window clips them; normalisation is in the file. Outputs: the logit,
-    whose sigmoid is the probability, and the class activation map. The file carries the card and the notice.
+    Input: uint8 (n, size, size), made of HU by the card's whole `input`: window, size, tissue, crop; normalisation is
+    in the file. Outputs: the logit and the class activation map. The probability, which the card's thresholds are
+    compared with, is sigmoid(slope * logit + intercept), of the card's `calibration`; of a card without one
+    sigmoid(logit). The file carries the card and the notice.
     """
     from hemoscan.card import find_model  # noqa: PLC0415
 

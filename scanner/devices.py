@@ -9,8 +9,6 @@ import torch
 from hemoscan.errors import DeviceError, OptionError
 from hemoscan.machine import cpu_computes_bf16
 
-PRECISIONS = ("auto", "fp32", "bf16")
-
 
 def pick_device(name: str) -> torch.device:
     """Return the device of that name; `auto` is the first CUDA GPU, else Apple's, else the CPU.

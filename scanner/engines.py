@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ class EngineChoice:
     """fp32 or bf16."""
     threads: int | None = None
     """Threads that the network computes in on a CPU; None for the engine's own choice."""
+    asked: str = field(default="auto", compare=False)
+    """The engine that was asked for, which a GPU's spare on the CPU is bound to as well: auto, torch or openvino."""
 
     @property
     def batch_size(self) -> int:
@@ -48,9 +50,16 @@ class EngineChoice:
         self, model: Model, say: Callable[[str], None] = lambda text: None
     ) -> tuple[LazyEngine, ResilientEngine]:
         """Return the engine, loaded when it is needed, and the same made safe: should a GPU fail, the CPU goes on."""
-        fall_back = None if self.device == "cpu" else lambda: choose_engine(device="cpu").load(model, say)
+        fall_back = None if self.device == "cpu" else lambda: self.spare().load(model, say)
         first = LazyEngine(lambda: self.load(model, say), self.describe())
         return first, ResilientEngine(first, fall_back)
+
+    def spare(self) -> EngineChoice:
+        """Return the choice for when the device is lost: on the CPU, and as far as it goes what was asked for.
+
+        bf16 there only where the CPU computes in it: OpenVINO refuses it elsewhere, and PyTorch's is slow.
+        """
+        return choose_engine(self.asked, "cpu", "fp32" if self.precision == "fp32" else "auto", self.threads)
 
     def load(self, model: Model, say: Callable[[str], None] = lambda text: None) -> TorchEngine | OpenVinoEngine:
         """Load a model; `say` is told what takes long or goes another way than usual.
@@ -107,12 +116,13 @@ def choose_engine(
         raise OptionError(f"--engine openvino computes on the CPU, not on device {device!r}; legal: auto, cpu")
     device = _resolve("cpu" if engine == "openvino" else device)
     if device == "cpu" and (engine == "openvino" or (engine == "auto" and find_spec("openvino") is not None)):
-        return EngineChoice("openvino", device, _openvino_precision(precision), threads)
+        return EngineChoice("openvino", device, _openvino_precision(precision), threads, engine)
     import torch  # noqa: PLC0415
 
     from hemoscan import devices  # noqa: PLC0415
 
-    return EngineChoice("torch", device, devices.pick_precision(precision, torch.device(device)), threads)
+    found = devices.pick_precision(precision, torch.device(device))
+    return EngineChoice("torch", device, found, threads, engine)
 
 
 def _openvino_precision(name: str) -> str:

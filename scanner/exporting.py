@@ -1,7 +1,7 @@
 """Models as files for other runtimes: OpenVINO IR and ONNX, with normalisation in the graph and the card inside.
 
-`python -m hemoscan.exporting CARD WEIGHTS_FOLDER FILE.xml` writes the IR that the OpenVINO engine keeps: a process of
-its own, so that a scan never holds torch in memory.
+`python -m hemoscan.exporting CARD WEIGHTS_FOLDER FILE.xml` writes the IR that the OpenVINO engine keeps, compared with
+PyTorch: a process of its own, so that a scan never holds torch in memory.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from hemoscan import NOTICE, __version__
-from hemoscan.card import Card, Model, read_card
+from hemoscan.card import Card, InputSpec, Model, read_card
 from hemoscan.errors import ExportError, HemoscanError, OutputError
 from hemoscan.networks import MappedClassifier, load_classifier
 from hemoscan.openvino_runtime import import_openvino
@@ -35,16 +37,46 @@ TOLERANCE = 1e-4
 
 def metadata(card: Card) -> dict[str, str]:
     """Return what a file says of itself: notice, card, and what goes in and comes out."""
-    size = card.input.size
-    low, high = card.input.limits
     return {
         "hemoscan": __version__,
         "notice": NOTICE,
         "card": card.to_json(),
-        "input": f"{INPUT}: uint8, (n, {size}, {size}), HU clipped to {low:g} to {high:g}; normalisation is inside",
-        "output": "logit: float32, (n,), the probability is its sigmoid; map: float32, (n, h, w), the class activation "
-        "map, whose mean is the logit",
+        "input": _describe_input(card.input),
+        "output": f"logit: float32, (n,); the probability is {_describe_probability(card)}; map: float32, (n, h, w), "
+        "the class activation map, whose mean is the logit",
     }
+
+
+def _describe_input(spec: InputSpec) -> str:
+    low, high = spec.limits
+    tissue = "null, levels are left as they are"
+    if spec.tissue is not None:
+        tissue = f"{spec.tissue:g} HU, to which the median of the slice's central tissue is brought"
+    crop = "true, the head is cut out of the frame" if spec.crop else "false, the whole frame"
+    return (
+        f"{INPUT}: uint8, (n, {spec.size}, {spec.size}), as hemoscan.preprocess.preprocess makes it of HU by the "
+        f"card's input: clipped to {low:g} to {high:g} HU, whole numbers; tissue: {tissue}; crop: {crop}; "
+        "normalisation is inside"
+    )
+
+
+def _describe_probability(card: Card) -> str:
+    found = card.calibration
+    if found is None:
+        return "sigmoid(logit), the card has no calibration"
+    return f"sigmoid({found.slope!r} * logit + {found.intercept!r}), slope and intercept of the card's calibration"
+
+
+@contextmanager
+def _told(model: Model) -> Iterator[None]:
+    """Turn whatever PyTorch or OpenVINO raise about a model into an error in words."""
+    try:
+        yield
+    except (HemoscanError, OSError):
+        raise
+    except Exception as error:  # both raise many types of their own
+        lines = str(error).strip().splitlines() or [""]
+        raise ExportError(f"{model.card.name} cannot be converted ({type(error).__name__}: {lines[0]})") from error
 
 
 def trace(model: Model) -> ExportedProgram:
@@ -134,7 +166,7 @@ def export(model: Model, path: Path, kind: str) -> float:
     Raises
     ------
     ExportError
-        If the file would score otherwise than PyTorch: none is written then.
+        If the model cannot be converted, or the file would score otherwise than PyTorch: none is written then.
     OutputError
         If the file cannot be written.
     """
@@ -142,8 +174,9 @@ def export(model: Model, path: Path, kind: str) -> float:
     try:
         with tempfile.TemporaryDirectory(prefix=".hemoscan-", dir=path.parent) as folder:
             made = Path(folder) / f"model{FORMATS[kind]}"
-            writers[kind](model, made)
-            difference = compare(model, made)
+            with _told(model):
+                writers[kind](model, made)
+                difference = compare(model, made)
             weights = made.with_suffix(".bin")
             if kind == "openvino":
                 weights.replace(path.with_suffix(".bin"))
@@ -167,7 +200,8 @@ def compare(model: Model, path: Path) -> float:
     found = compiled(images)[0]
     with torch.inference_mode():
         expected = load_classifier(model)(torch.from_numpy(images)).numpy()
-    difference = float(np.abs(_sigmoid(found) - _sigmoid(expected)).max())
+    away = _probabilities(found, model.card) - _probabilities(expected, model.card)
+    difference = float(np.abs(away).max())
     if not difference <= TOLERANCE:  # NaN is a difference too
         raise ExportError(
             f"{model.card.name}: the exported file differs from PyTorch by {difference:.2g} in probability; "
@@ -187,15 +221,22 @@ def sample(card: Card) -> NDArray[np.uint8]:
     return np.stack([np.full((size, size), low), disc, ramp, noise]).astype(np.uint8)
 
 
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-logits.astype(np.float64)))
+def _probabilities(logits: NDArray[np.float32], card: Card) -> NDArray[np.float64]:
+    """Return probabilities as a scan has them, not rounded."""
+    found = logits.astype(np.float64)
+    if card.calibration is not None:
+        found = card.calibration.slope * found + card.calibration.intercept
+    return 1 / (1 + np.exp(-found))
 
 
 def main(arguments: list[str]) -> int:
-    """Write the IR of a card's model; return the exit code."""
+    """Write the IR of a card's model and compare it with PyTorch; return the exit code."""
     card, weights, path = (Path(argument) for argument in arguments)
     try:
-        write_openvino(Model(read_card(card), weights), path)
+        model = Model(read_card(card), weights)
+        with _told(model):
+            write_openvino(model, path)
+            compare(model, path)
     except HemoscanError as error:
         print(error, file=sys.stderr)
         return 1

@@ -22,8 +22,8 @@ import platformdirs
 from hemoscan.card import Model
 from hemoscan.errors import EngineError
 
-# Raised whenever the graph that `hemoscan.exporting` writes changes.
-IR_FORMAT = 1
+# Raised whenever what `hemoscan.exporting` writes, or checks before it is kept, changes.
+IR_FORMAT = 2
 FILES = ("model.xml", "model.bin")
 MANIFEST = "manifest.json"
 CONVERSION_SECONDS = 1800
@@ -40,14 +40,14 @@ def cached_ir(model: Model, say: Callable[[str], None]) -> IR:
     model
         The model; its weights are read only for a conversion.
     say
-        Told that a conversion takes place, and that the cache cannot be used.
+        Told that a conversion takes place, here or elsewhere, and that the cache cannot be used.
 
     Raises
     ------
     CardError
         If a conversion is needed and the weights are missing or changed.
     EngineError
-        If the model cannot be converted.
+        If the model cannot be converted, or would score otherwise than in PyTorch.
     """
     entry = entry_folder(model)
     found = read_entry(entry)
@@ -93,7 +93,11 @@ def _lock(entry: Path, say: Callable[[str], None]) -> filelock.BaseFileLock | No
     lock = filelock.FileLock(f"{entry}.lock")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock.acquire(timeout=CONVERSION_SECONDS)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"another process converts the model for OpenVINO: waiting, up to {CONVERSION_SECONDS / 60:g} minutes")
+            lock.acquire(timeout=CONVERSION_SECONDS)
     except (OSError, NotImplementedError) as error:  # a lock that is not had in time is an OSError
         say(_unusable(entry, error))
         return None
@@ -130,7 +134,7 @@ def convert(model: Model, say: Callable[[str], None]) -> IR:
     CardError
         If the weights are missing or changed.
     EngineError
-        If the model cannot be converted.
+        If the model cannot be converted, or would score otherwise than in PyTorch.
     """
     model.read_weights()  # its error is clearer than that of another process
     say(f"converting {model.card.name} for OpenVINO, once: about a minute")

@@ -49,6 +49,7 @@ class OpenVinoEngine:
         EngineError
             If OpenVINO is not installed, or cannot take the model.
         """
+        self._name = model.card.name
         model.read_weights()  # a damaged installation is an error, whether or not its IR is in the cache
         ov = import_openvino()
         config: dict[str, Any] = {
@@ -67,11 +68,11 @@ class OpenVinoEngine:
             read.reshape([1, size, size])
             compiled = core.compile_model(read, "CPU", config)
             self._map_shape = tuple(compiled.output(1).shape)[1:]
-            self._queue = ov.AsyncInferQueue(compiled)
+            self._new_queue = lambda: ov.AsyncInferQueue(compiled)
+            self._queue = self._new_queue()
             computed = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except RuntimeError as error:
-            text = str(error).strip().splitlines()[-1]
-            raise EngineError(f"{model.card.name} cannot be run in OpenVINO ({text}); legal: --engine torch") from error
+            raise _failure(self._name, error) from error
         # Where OpenVINO cannot have what it is asked for, it computes in fp32 without a word.
         self._precision = "bf16" if computed == HINTS["bf16"] else "fp32"
 
@@ -80,11 +81,17 @@ class OpenVinoEngine:
         return {"name": "openvino", "device": "cpu", "precision": self._precision}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return logits of hemorrhage, of shape (n,), for inputs of shape (n, size, size)."""
+        """Return logits of hemorrhage, of shape (n,), for inputs of shape (n, size, size).
+
+        Raises EngineError if OpenVINO fails.
+        """
         return self.logits_and_maps(images)[0]
 
     def logits_and_maps(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Return logits of shape (n,) and class activation maps of shape (n, h, w), whose means are the logits."""
+        """Return logits of shape (n,) and class activation maps of shape (n, h, w), whose means are the logits.
+
+        Raises EngineError if OpenVINO fails.
+        """
         logits = np.empty(len(images))
         maps = np.empty((len(images), *self._map_shape), np.float32)
 
@@ -93,10 +100,19 @@ class OpenVinoEngine:
             logits[index], maps[index] = logit.data[0], activation.data[0]
 
         self._queue.set_callback(take)
-        for index, image in enumerate(images):
-            self._queue.start_async({0: image[np.newaxis]}, index)
-        self._queue.wait_all()
+        try:
+            for index, image in enumerate(images):
+                self._queue.start_async({0: image[np.newaxis]}, index)
+            self._queue.wait_all()
+        except RuntimeError as error:
+            self._queue = self._new_queue()  # a request that fails is not free again: the next call would wait forever
+            raise _failure(self._name, error) from error
         return logits, maps
+
+
+def _failure(name: str, error: RuntimeError) -> EngineError:
+    cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return EngineError(f"{name} cannot be run in OpenVINO ({cause}); legal: --engine torch")
 
 
 def pick_precision(name: str) -> str:

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from hemoscan import devices, engines, machine, openvino_engine
+from hemoscan.card import Model
+from hemoscan.engine import TorchEngine
 from hemoscan.engines import BATCH_SIZES, EngineChoice, choose_engine
 from hemoscan.errors import DeviceError, EngineError, OptionError
 
@@ -95,6 +99,55 @@ def test_openvino_that_is_asked_for_and_lacks_is_an_error(monkeypatch: pytest.Mo
 def test_threads_are_handed_on(pretend: Pretend):
     pretend()
     assert choose_engine(threads=3).threads == 3
+
+
+@pytest.mark.parametrize(
+    ("machine_has", "asked", "expected"),
+    [
+        ({}, {}, ("openvino", "cpu", "fp32")),
+        ({"bf16": True}, {}, ("openvino", "cpu", "bf16")),
+        ({"bf16": True}, {"precision": "fp32", "threads": 3}, ("openvino", "cpu", "fp32", 3)),
+        ({}, {"precision": "bf16", "threads": 1}, ("openvino", "cpu", "fp32", 1)),
+        ({"bf16": True}, {"engine": "torch", "threads": 2}, ("torch", "cpu", "bf16", 2)),
+        ({}, {"engine": "torch", "precision": "bf16"}, ("torch", "cpu", "fp32")),
+        ({"openvino": False}, {"precision": "fp32"}, ("torch", "cpu", "fp32")),
+    ],
+)
+def test_a_lost_gpus_spare_keeps_what_was_asked(
+    pretend: Pretend, machine_has: dict[str, bool], asked: dict[str, object], expected: tuple[str, str, str]
+):
+    pretend(gpus=1, **machine_has)
+    choice = choose_engine(**asked)
+    assert (choice.name, choice.device) == ("torch", "cuda")
+    assert choice.spare() == EngineChoice(*expected)
+
+
+class Lost:
+    """A GPU that fails at once."""
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    def describe(self) -> dict[str, str]:
+        return {"name": "torch", "device": "cuda", "precision": "fp32"}
+
+
+def test_a_lost_gpu_hands_over_to_the_cpu(pretend: Pretend, untrained: Model, monkeypatch: pytest.MonkeyPatch):
+    pretend(gpus=1, bf16=True)
+    load, threads = EngineChoice.load, torch.get_num_threads()
+    monkeypatch.setattr(
+        EngineChoice, "load", lambda self, *rest: Lost() if self.device == "cuda" else load(self, *rest)
+    )
+    first, engine = choose_engine("torch", precision="fp32", threads=1).make_resilient(untrained)
+    assert first.describe() == {"name": "torch", "device": "cuda", "precision": "fp32"}
+    images = np.random.default_rng(0).integers(0, 71, (2, 224, 224)).astype(np.uint8)
+    try:
+        found = engine.logits(images)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(found, TorchEngine(untrained, torch.device("cpu"), "fp32").logits(images))
+    assert engine.describe() == {"name": "torch", "device": "cpu", "precision": "fp32"}
+    assert engine.notes == ["cuda failed (RuntimeError): going on with cpu in fp32"]
 
 
 @pytest.mark.parametrize(("device", "kind"), [("cpu", "cpu"), ("cuda", "cuda"), ("cuda:3", "cuda"), ("mps", "mps")])

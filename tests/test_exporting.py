@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ import torch
 from click.testing import CliRunner
 
 from hemoscan import NOTICE, exporting
-from hemoscan.card import RAW, Model, read_card
+from hemoscan.card import HEAD, RAW, Model, read_card
 from hemoscan.cli import cli
 from hemoscan.errors import ExportError, OutputError
-from hemoscan.exporting import compare, export, main, sample
+from hemoscan.exporting import compare, export, main, metadata, sample
 from hemoscan.networks import load_classifier
 from hemoscan.openvino_runtime import import_openvino
+from hemoscan.operating import Calibration
+from hemoscan.slices import to_probability
 
 TRACE = exporting.trace
 
@@ -94,6 +97,35 @@ def test_openvino_carries_card_notice_and_description(untrained: Model, files: d
     assert [output.get_any_name() for output in graph.outputs] == ["logit", "map"]
 
 
+def test_a_file_says_what_its_input_is(untrained: Model):
+    whole = metadata(untrained.card)["input"]
+    assert "tissue: null" in whole
+    assert "crop: false" in whole
+    head = metadata(replace(untrained.card, input=HEAD))["input"]
+    assert "tissue: 30 HU" in head
+    assert "crop: true" in head
+    assert "(n, 224, 224)" in head
+
+
+def test_the_probability_that_a_file_tells_of_is_the_scans(untrained: Model):
+    """Read as arithmetic, the description gives what a scan writes."""
+    calibrated = replace(untrained.card, calibration=Calibration(1.1383618945298895, -0.25))
+    for card in (untrained.card, calibrated):
+        formula = metadata(card)["output"].partition("the probability is ")[2].partition(",")[0]
+        for logit in (-3.0, 0.5, 2.0):
+            names = {"sigmoid": lambda x: 1 / (1 + math.exp(-x)), "logit": logit}
+            found = eval(formula, {"__builtins__": {}}, names)  # noqa: S307 - our own text
+            assert found == pytest.approx(to_probability(logit, card.calibration), abs=1e-6)
+    assert "calibration" in metadata(calibrated)["output"]
+
+
+def test_the_difference_is_of_calibrated_probabilities(untrained: Model, files: dict[str, Path]):
+    """A slope that makes all of them 1 leaves none."""
+    blunt = replace(untrained.card, calibration=Calibration(1.0, 1e4))
+    assert compare(Model(blunt, untrained.folder), files["openvino"]) == 0
+    assert compare(untrained, files["openvino"]) > 0
+
+
 def other_weights(model: Model) -> torch.nn.Module:
     """The network with another last unit."""
     classifier = load_classifier(model)
@@ -111,6 +143,35 @@ def test_a_file_that_scores_otherwise_is_not_written(
         export(untrained, tmp_path / "model.xml", "openvino")
     assert [path.name for path in tmp_path.iterdir()] == ["model.xml"]
     assert (tmp_path / "model.xml").read_text() == "an older file"
+
+
+def test_an_ir_of_the_scans_own_that_scores_otherwise_is_refused(
+    untrained: Model, traced: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    arguments = [str(untrained.folder / "untrained.json"), str(untrained.folder), str(tmp_path / "model.xml")]
+    assert main(arguments) == 0
+    monkeypatch.setattr(exporting, "load_classifier", other_weights)
+    assert main(arguments) == 1
+    assert "differs from PyTorch by 0." in capsys.readouterr().err
+
+
+def fails(*_: object) -> NoReturn:
+    raise RuntimeError("Exception from src/core:\nCheck failed")
+
+
+def test_what_pytorch_and_openvino_raise_is_told_in_words(
+    untrained: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(exporting, "trace", fails)
+    expected = "densenet-bias cannot be converted (RuntimeError: Exception from src/core:)"
+    for kind, suffix in exporting.FORMATS.items():
+        with pytest.raises(ExportError) as raised:
+            export(untrained, tmp_path / f"model{suffix}", kind)
+        assert str(raised.value) == expected
+    card = untrained.folder / "untrained.json"
+    assert main([str(card), str(untrained.folder), str(tmp_path / "model.xml")]) == 1
+    assert capsys.readouterr().err == expected + "\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_scores_nan_is_not_right(untrained: Model, monkeypatch: pytest.MonkeyPatch):

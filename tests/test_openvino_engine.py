@@ -120,6 +120,12 @@ def test_a_graph_that_openvino_cannot_read_is_an_error(untrained: Model, monkeyp
         OpenVinoEngine(untrained, "fp32")
 
 
+def test_an_inference_that_fails_is_an_error_in_words(engine: OpenVinoEngine, images: NDArray[np.uint8]):
+    with pytest.raises(EngineError, match=r"densenet-bias cannot be run in OpenVINO .*--engine torch"):
+        engine.logits(images[:2, :-1])
+    assert engine.logits(images[:2]).shape == (2,), "it can be used again"
+
+
 WATCHED_SCAN = """
 import sys
 

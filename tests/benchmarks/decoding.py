@@ -12,6 +12,7 @@ that is installed, by CPU time: in a scan no core is free for a decoder's furthe
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -100,7 +101,8 @@ def by_syntax(model: str, count: int, workers: int) -> str:
         print(rows[-1], flush=True)
     ways = ["1 thread", f"{workers} threads", f"{workers} workers, 1 file a task", f"{workers} workers"]
     return f"""Slices/s from file to the input of {model}, {count} slices, the fastest of {REPEATS} runs. A scan decodes
-in workers, {FILES_PER_TASK} files a task, so that a file that crashes a decoder costs its own row alone.
+as in the last column but one: in workers, since a decoder that crashes would end the whole scan in a thread;
+{FILES_PER_TASK} files a task, since each task has a cost of its own.
 
 {table(["format", *ways, "workers / threads"], rows)}
 """
@@ -181,6 +183,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     configure_pydicom()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     parts = []
     if "decoders" in options.parts:
         parts.append(by_decoder())
@@ -188,7 +191,8 @@ def main() -> None:
         parts.append(by_syntax(options.model, options.slices, options.workers))
     command = f"--slices {options.slices} --workers {options.workers} --parts {options.parts}"
     text = f"""## Decoding
-`python tests/benchmarks/decoding.py {command} --write docs/performance.md`: {machine_line()}.
+`python tests/benchmarks/decoding.py {command} --write docs/performance.md`: {machine_line()};
+load average {load:.1f} before the start: so many other processes wanted the cores.
 
 {chr(10).join(parts)}"""
     print(text)

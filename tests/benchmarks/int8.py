@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from parity import HEADER, compare
+from parity import HEADER, calibrated, compare, weights_line
 from performance import machine_line, table, write_section
 
-from hemoscan.card import find_model
+from hemoscan.card import Card, find_model
 from hemoscan.ir_cache import cached_ir
 from hemoscan.machine import version_of
 from hemoscan.openvino_runtime import import_openvino
 from hemoscan.trainer.data import load_splits
-from hemoscan.trainer.metrics import probabilities
 
 CONFIG = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -32,8 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def score(model: Any, images: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return probabilities, and slices per second of CPU time, which other work on the machine changes little."""
+def score(model: Any, images: np.ndarray, card: Card) -> tuple[np.ndarray, float]:
+    """Return calibrated probabilities and slices per second of CPU time, which other work changes little."""
     ov = import_openvino()
     queue = ov.AsyncInferQueue(ov.Core().compile_model(model, "CPU", CONFIG))
     logits = np.empty(len(images))
@@ -48,7 +47,7 @@ def score(model: Any, images: np.ndarray) -> tuple[np.ndarray, float]:
     for index in range(len(images)):
         queue.start_async({0: images[index : index + 1]}, index)
     queue.wait_all()
-    return probabilities(logits), len(images) / (time.process_time() - started)
+    return calibrated(logits, card), len(images) / (time.process_time() - started)
 
 
 def quantise(model: Any, images: np.ndarray, *, preset: str, **options: Any) -> Any:
@@ -74,21 +73,21 @@ def main() -> None:
     images, labels = validation.images[: options.slices], validation.labels[: options.slices]
     fp32 = import_openvino().Core().read_model(*cached_ir(model, print))
     fp32.reshape([1, size, size])
-    reference, rate = score(fp32, images)
+    reference, rate = score(fp32, images, model.card)
     rows = [["openvino", "fp32", *compare(reference, reference, labels, threshold), f"{rate:.1f}", "1.00"]]
     for name, variant in VARIANTS.items():
         quantised = quantise(fp32, training.images[: options.calibration], **variant)
-        found, int8_rate = score(quantised, images)
+        found, int8_rate = score(quantised, images, model.card)
         row = ["openvino", name, *compare(reference, found, labels, threshold)]
         rows.append([*row, f"{int8_rate:.1f}", f"{int8_rate / rate:.2f}"])
         print(rows[-1], flush=True)
     command = f"--model {options.model} --calibration {options.calibration} --slices {options.slices}"
     text = f"""## int8, which hemoscan does not offer
 `python tests/benchmarks/int8.py DATA {command} --write docs/performance.md`: {machine_line()},
-nncf {version_of("nncf")}.
+nncf {version_of("nncf")}; {weights_line(model.card)}.
 
 NNCF's post-training quantisation, calibrated on {options.calibration} training slices, beside OpenVINO in fp32, on the
-first validation slices; slices per second of CPU time.
+first validation slices; probabilities are calibrated as a scan's, not rounded; slices per second of CPU time.
 
 {table([*HEADER, "slices/CPU s", "ratio"], rows)}
 """

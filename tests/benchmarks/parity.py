@@ -15,7 +15,7 @@ import numpy as np
 from performance import machine_line, table, write_section
 from sklearn.metrics import roc_auc_score
 
-from hemoscan.card import find_model
+from hemoscan.card import Card, find_model
 from hemoscan.engines import choose_engine
 from hemoscan.errors import OptionError
 from hemoscan.trainer.data import load_splits
@@ -26,11 +26,27 @@ OTHERS = (("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"))
 HEADER = ["engine", "precision", "slices", "max abs dp", "mean abs dp", "flips", "AUC", "AUC difference"]
 
 
+def calibrated(logits: np.ndarray, card: Card) -> np.ndarray:
+    """Return probabilities as a scan compares them with the card's threshold, but not rounded to what it writes."""
+    found = card.calibration
+    return probabilities(logits if found is None else found.slope * logits + found.intercept)
+
+
+def weights_line(card: Card) -> str:
+    """Return which weights were measured, and how their logits are read."""
+    found = card.calibration
+    read = (
+        "no calibration" if found is None else f"calibrated, slope {found.slope:.4f}, intercept {found.intercept:.4f}"
+    )
+    return f"weights of {card.name}, SHA-256 {card.sha256[:12]}..., {read}"
+
+
 def score(model_name: str, engine: str, precision: str, images: np.ndarray) -> np.ndarray:
-    """Return probabilities on the CPU, sixteen slices at a time."""
-    loaded = choose_engine(engine, "cpu", precision).load(find_model(model_name), print)
+    """Return calibrated probabilities on the CPU, sixteen slices at a time."""
+    model = find_model(model_name)
+    loaded = choose_engine(engine, "cpu", precision).load(model, print)
     started = time.monotonic()
-    parts = [probabilities(loaded.logits(images[at : at + 16])) for at in range(0, len(images), 16)]
+    parts = [calibrated(loaded.logits(images[at : at + 16]), model.card) for at in range(0, len(images), 16)]
     print(f"{engine} {precision}: {len(images)} slices in {time.monotonic() - started:.0f} s", flush=True)
     return np.concatenate(parts)
 
@@ -68,10 +84,12 @@ def main() -> None:
     limits = (("--limit", options.limit), ("--bf16-limit", options.bf16_limit))
     limit = "".join(f" {name} {value}" for name, value in limits if value)
     text = f"""## Parity of the engines
-`python tests/benchmarks/parity.py DATA --model {options.model}{limit} --write docs/performance.md`: {machine_line()}.
+`python tests/benchmarks/parity.py DATA --model {options.model}{limit} --write docs/performance.md`: {machine_line()};
+{weights_line(card)}.
 
-Differences of the probability p from PyTorch in fp32, on the first validation slices; flips are slices whose flag
-differs at the card's threshold, {card.threshold:.4f}. AUC differences are from PyTorch in fp32 on the same slices.
+Differences of the probability p, calibrated as a scan's and not rounded, from PyTorch in fp32, on the first validation
+slices; flips are slices whose flag differs at the card's threshold, {card.threshold:.4f}. AUC differences are from
+PyTorch in fp32 on the same slices.
 
 {table(HEADER, rows)}{lacking}
 """

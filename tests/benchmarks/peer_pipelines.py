@@ -19,21 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
+
+from hemoscan.card import Model, read_card
+from hemoscan.networks import load_classifier
 
 BATCH = 16
 
 
 def make_network(card_path: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
-    card = json.loads(card_path.read_text())
-    network = getattr(torchvision.models, card["architecture"])()
-    if card["architecture"] == "densenet121":
-        network.classifier = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(1024, 1))
-    else:
-        network.fc = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(2048, 1))
-    network.load_state_dict(load_file(card_path.with_name(card["weights"])))
-    return network.eval(), card["input"]
+    """Return the bare network, laid out in memory as torchvision makes it, and its card's input."""
+    network = load_classifier(Model(read_card(card_path), card_path.parent)).network
+    network.to(memory_format=torch.contiguous_format)
+    return network.eval(), json.loads(card_path.read_text(encoding="utf-8"))["input"]
 
 
 class Slices(Dataset):
