@@ -28,7 +28,7 @@ HU_OFFSET_16_BIT = 1024
 DEFAULT_EXPORT_WINDOW = (40.0, 80.0)
 STRETCHED_LEVEL = 160
 STRETCHED_SHARE = 0.005
-STRETCHED_MEDIAN = 52
+STRETCHED_MEDIAN = 53
 
 
 def read_raster(
@@ -74,7 +74,7 @@ def guess_window(grey: NDArray[np.integer]) -> tuple[float, float] | None:
     An 8-bit slice whose values are HU ends at its window's top, 70 to 115 in nearly all, so the skull has that value
     and the brain 20 to 45. In an export that spans a window for brain, blood or soft tissue the skull is near 255 and
     brain of 30 HU at 64 (40/40, 60/120, 80/200) to 106 (40/120). Hence: stretched if at least 0.5 % of the pixels are
-    160 or more and the median of those that are neither black nor near the top is 52 or more. Which window it spans
+    160 or more and the median of those that are neither black nor near the top is 53 or more. Which window it spans
     cannot be told from the values: the brain window 40/80 is assumed.
 
     Parameters
