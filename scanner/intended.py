@@ -59,7 +59,7 @@ def check_body_part(header: Dataset) -> None:
 
 
 def header_notes(header: Dataset, index: int) -> tuple[str, ...]:
-    """Return the notes on frame `index` (from 0) that its header gives: `contrast`, `bone kernel`.
+    """Return the notes on frame `index` (from 0) that its header gives: of contrast, of a bone kernel.
 
     SeriesDescription decides over ContrastBolusAgent and ProtocolName, which many scanners give to all series of an
     examination alike.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +111,7 @@ class _Slices:
 def _ordered(slices: _Slices, key: NDArray[np.int64], names: dict[int, str]) -> tuple[_Slices, int]:
     """Return the slices along the body, copies merged, and how many they are."""
     first, copy_of = _groups(np.where(key == 0, np.nan, key.astype(np.float64)), key)
-    slices = _merged(slices, first, copy_of)
+    slices = _without_constant_z(_merged(slices, first, copy_of))
     place, same_place = _groups(slices.z, slices.z)
     slices = _merged(slices, place, same_place)
     kept = first[place]
@@ -123,6 +123,17 @@ def _ordered(slices: _Slices, key: NDArray[np.int64], names: dict[int, str]) -> 
         paths = [natural_key(names.get(int(row), "")) for row in kept]
         order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.intp)
     return slices.taken(order), len(order)
+
+
+def _without_constant_z(slices: _Slices) -> _Slices:
+    """Return the slices without positions where all have one, though InstanceNumbers tell them apart.
+
+    That is an element that was filled in for all alike, as de-identification does, and no stack of copies.
+    """
+    known = np.isfinite(slices.z)
+    numbers = slices.number[known & np.isfinite(slices.number)]
+    constant = len(np.unique(slices.z[known])) == 1 and len(np.unique(numbers)) > 1
+    return replace(slices, z=np.full(len(slices.z), np.nan)) if constant else slices
 
 
 def _groups(known: Floats, values: NDArray[np.generic]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

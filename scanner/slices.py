@@ -15,8 +15,9 @@ Z_DIGITS = 3
 OK, SKIPPED, ERROR = "ok", "skipped", "error"
 # Rows or columns of a slice: larger images are no CT slices, and are refused before anything is allocated.
 MAX_SIDE = 4096
-# Notes that decide what a study is scored by.
-CONTRAST, BONE_KERNEL = "contrast", "bone kernel"
+# Notes that decide what a study is scored by. What only the header says bears on whole series, what the content says
+# on the slice: notes are compared whole, so that the first two are not taken for the last.
+CONTRAST, BONE_KERNEL = "out-of-distribution: contrast", "out-of-distribution: bone kernel"
 BLANK, OUT_OF_DISTRIBUTION = "blank", "out-of-distribution"
 
 

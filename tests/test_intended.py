@@ -98,6 +98,11 @@ def test_an_enhanced_ct_names_its_kernel_in_a_functional_group():
     assert header_notes(frame, 0) == (BONE_KERNEL,)
 
 
+def test_the_notes_say_that_no_model_was_trained_for_it():
+    notes = header_notes(header(SeriesDescription="CTA", ConvolutionKernel="BONE"), 0)
+    assert notes == ("out-of-distribution: contrast", "out-of-distribution: bone kernel")
+
+
 def test_no_value_of_a_description_is_quoted():
     frame = header(SeriesDescription="Doe^Jane CTA bone", BodyPartExamined="DOE CHEST")
     assert header_notes(frame, 0) == (CONTRAST, BONE_KERNEL)

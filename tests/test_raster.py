@@ -35,6 +35,15 @@ def head(*, skull: int = 70, brain: int = 32, size: int = 64) -> NDArray[np.uint
     return np.where(radius < 0.38 * size, texture, np.where(radius < 0.44 * size, skull, 0)).astype(np.uint8)
 
 
+EXPORT_WINDOWS = [(40, 40), (40, 80), (40, 120), (60, 120), (75, 215), (80, 200)]
+
+
+def export(window: tuple[int, int], brain: int) -> NDArray[np.uint8]:
+    """Return a head whose 0 to 255 span a window (centre, width), with brain of about so many HU."""
+    centre, width = window
+    return head(skull=255, brain=round((brain - centre + width / 2) / width * 255))
+
+
 def ramp() -> NDArray[np.uint8]:
     """Return 0 to 115, as the data set's values are."""
     return (np.arange(30 * 40) % 116).astype(np.uint8).reshape(30, 40)
@@ -144,14 +153,29 @@ class TestGuess:
         assert np.array_equal(hu, grey)
         assert notes == ("grey taken as HU",)
 
-    @pytest.mark.parametrize(("low", "width"), [(0, 80), (-20, 120)], ids=["40,80", "40,120"])
-    def test_stretched_exports(self, low: int, width: int):
-        brain = round((32 - low) / width * 255)
-        grey = head(skull=255, brain=brain)
+    @pytest.mark.parametrize("brain", [30, 35])
+    @pytest.mark.parametrize("window", EXPORT_WINDOWS, ids=str)
+    def test_stretched_exports(self, window: tuple[int, int], brain: int):
+        grey = export(window, brain)
         assert guess_window(grey) == (40, 80)
         hu, notes = read_raster(encode(Image.fromarray(grey)))
         assert notes == ("stretched export: window 40,80 guessed",)
         assert np.allclose(hu, grey / 255 * 80, atol=1e-3)
+
+    @pytest.mark.parametrize("window", EXPORT_WINDOWS, ids=str)
+    def test_stretched_exports_of_16_bits(self, window: tuple[int, int]):
+        grey = export(window, 32).astype(np.uint16) * 257
+        hu, notes = read_raster(encode(Image.fromarray(grey)))
+        assert notes == ("stretched export: window 40,80 guessed",)
+        assert np.allclose(hu, grey / 65535 * 80, atol=1e-3)
+
+    def test_16_bits_that_are_hu_stay_so(self):
+        measured = head(skull=255, brain=32).astype(np.int32) * np.where(head() == 70, 12, 1)
+        measured[measured == 0] = -1000
+        hu, notes = read_raster(encode(Image.fromarray((measured + 1024).astype(np.uint16))))
+        assert measured.max() == 3060
+        assert np.array_equal(hu, measured)
+        assert notes == ("16-bit grey taken as HU + 1024",)
 
     def test_a_stretched_40_80_export_gives_the_brains_hu_back(self):
         hu, _ = read_raster(encode(Image.fromarray(head(skull=255, brain=round(32 / 80 * 255)))))

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
-from robustness import CHANGES, batched, chosen
+from robustness import CHANGES, EXPORT_WINDOWS, HEADER_WINDOWS, batched, chosen
 
 from hemoscan.card import BRAIN
 from hemoscan.phantom import make_phantom
@@ -46,19 +46,29 @@ def test_batches_keep_all_in_order():
     assert list(batched((np.float32([i]) for i in range(5)), 2)) == [[0, 1], [2, 3], [4]]
 
 
-def test_another_header_window_changes_nothing_that_the_network_sees(head: np.ndarray):
-    changed = CHANGES["another header window, its top at 70"](head, RNG(0))
-    assert (changed != head).any()
-    assert np.array_equal(preprocess(changed, BRAIN), preprocess(head, BRAIN))
+@pytest.mark.parametrize(("centre", "width"), HEADER_WINDOWS)
+def test_another_header_window_changes_nothing_that_the_network_sees(head: np.ndarray, centre: int, width: int):
+    changed = CHANGES[f"DICOM whose header window is {centre}/{width}"](head, RNG(0))
+    assert np.array_equal(changed, head)
+    windowed = np.clip(head, centre - width / 2, centre + width / 2)
+    seen = preprocess(((windowed - centre) / width + 0.5) * 255, BRAIN)
+    assert not np.array_equal(seen, preprocess(head, BRAIN)), "a window that is applied would be seen"
 
 
-@pytest.mark.parametrize("window", ["40/80", "40/120"])
-def test_an_export_that_is_declared_comes_back_as_hu(head: np.ndarray, window: str):
-    found = CHANGES[f"PNG stretched at {window}, declared"](head, RNG(0))
-    step = int(window.split("/")[1]) / 255
-    inside = (head > 0) & (head < 80)
-    assert np.abs(found - head)[inside].max() <= step
-    assert (found[head == 0] <= 0).all()
+@pytest.mark.parametrize(("centre", "width"), EXPORT_WINDOWS)
+def test_an_export_that_is_declared_comes_back_as_hu(head: np.ndarray, centre: int, width: int):
+    found = CHANGES[f"PNG stretched at {centre}/{width}, declared"](head, RNG(0))
+    bottom, top = centre - width / 2, centre + width / 2
+    inside = (head > 0) & (head < 80) & (head >= bottom) & (head <= top)
+    assert np.abs(found - head)[inside].max() <= width / 255
+    assert (found[head == 0] <= max(bottom, 0)).all()
+
+
+@pytest.mark.parametrize(("centre", "width"), EXPORT_WINDOWS)
+def test_an_export_that_is_not_declared_is_taken_for_40_80(head: np.ndarray, centre: int, width: int):
+    found = CHANGES[f"PNG stretched at {centre}/{width}, guessed"](head, RNG(0))
+    declared = CHANGES[f"PNG stretched at {centre}/{width}, declared"](head, RNG(0))
+    np.testing.assert_allclose(found, (declared - (centre - width / 2)) / width * 80, atol=1e-3)
 
 
 def test_geometry_is_about_the_centre(head: np.ndarray):

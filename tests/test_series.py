@@ -88,6 +88,24 @@ def test_slices_at_one_place_count_once_with_the_highest_probability():
     assert (result.n_slices, result.n_flagged, result.n_twice, result.score) == (1, 1, 1, 0.8)
 
 
+def test_one_position_on_all_slices_is_no_position():
+    rows = [row(0.9, sop="1", z=0, number=1), row(0.0, sop="2", z=0, number=3), row(0.9, sop="3", z=0, number=2)]
+    result = series_of(*rows, row(0.9, sop="3", z=0, number=2)).result(strange=False)
+    assert (result.n_slices, result.n_flagged, result.n_twice, result.n_missing) == (3, 2, 1, 0)
+    assert result.score == pytest.approx(0.9)  # neighbours by InstanceNumber
+
+
+@pytest.mark.parametrize("numbers", [(7, 7, 7), (None, None, None), (None, 7, None)])
+def test_slices_at_one_place_that_no_number_tells_apart_are_copies(numbers: tuple[int | None, ...]):
+    result = series_of(*(row(0.1, sop=str(at), z=0, number=number) for at, number in enumerate(numbers)))
+    assert (len(result), result.result(strange=False).n_slices) == (3, 1)
+
+
+def test_two_positions_are_positions():
+    rows = [row(0.1, sop=str(at), z=at // 2, number=at) for at in range(4)]
+    assert series_of(*rows).result(strange=False).n_slices == 2
+
+
 def test_frames_of_one_file_are_no_copies():
     result = series_of(*(row(0.1, sop="7", frame=frame) for frame in (1, 2, 3))).result(strange=False)
     assert (result.n_slices, result.n_twice) == (3, 0)

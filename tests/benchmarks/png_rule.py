@@ -15,9 +15,11 @@ from hemoscan.trainer.data import load_splits
 
 def main(folder: Path) -> None:
     splits = load_splits(folder, RAW)
-    images = [image for split in splits for image in split.images]
-    mistaken = sum(guess_window(image) is not None for image in images)
-    print(f"{mistaken} of {len(images)} slices taken for stretched exports")
+    labels = [label for split in splits for label in split.labels.tolist()]
+    images = (image for split in splits for image in split.images)
+    mistaken = [label for image, label in zip(images, labels, strict=True) if guess_window(image) is not None]
+    print(f"{len(mistaken)} of {len(labels)} slices taken for stretched exports")
+    print(f"{sum(mistaken)} of these among the {sum(labels)} with hemorrhage")
 
 
 if __name__ == "__main__":
