@@ -6,7 +6,7 @@ Readers are imported when a file needs them: a scan that finds nothing new impor
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hemoscan.card import BRAIN, InputSpec
 from hemoscan.errors import ImageError, NotForModelError
@@ -80,7 +80,7 @@ def _passed_over(entry: Entry, reader: Reader, blank: Decoded) -> Decoded | None
             if sniff(file.read(HEAD_BYTES)) != DICOM:
                 return None
             file.seek(0)
-            header = read_before_pixels(file)
+            header = read_before_pixels(cast("BinaryIO", file))
         if header is not None:
             blank = replace(blank, identity=identify(header))
             check_eligible(header)
