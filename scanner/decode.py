@@ -6,7 +6,7 @@ Readers are imported when a file needs them: a scan that finds nothing new impor
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from hemoscan.card import BRAIN, InputSpec
 from hemoscan.errors import ImageError, NotForModelError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_IMAGE_BYTES = 2 * 2**30
 PART_BYTES = 2**20
+# Below, reading a file whole takes less time than parsing its header twice.
+HEADER_FIRST_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded
     if entry.error or entry.skipped:
         status, reason = (ERROR, entry.error) if entry.error else (SKIPPED, entry.skipped)
         return [replace(blank, status=status, reason=reason or "")]
+    passed_over = _passed_over(entry, reader, blank)
+    if passed_over is not None:
+        return [passed_over]
     try:
         kind, content = _read(entry, reader)
     except Exception as error:  # damaged archives raise zlib.error, BadZipFile, NotImplementedError, OSError and more
@@ -58,6 +63,33 @@ def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded
 def fail(entry: Entry, reason: str, *, passing: bool = False) -> Decoded:
     """Return the row of a file that cannot be read; `passing` if it may be at another time."""
     return Decoded(entry.path, entry.folder, entry.mtime, status=ERROR, reason=reason, passing=passing)
+
+
+def _passed_over(entry: Entry, reader: Reader, blank: Decoded) -> Decoded | None:
+    """Return the row of a large DICOM file whose header says that it is not for the model: its pixels are not read.
+
+    None for all others, members of archives among them, in which nothing can be passed over.
+    """
+    if entry.member is not None or entry.frames_done or not HEADER_FIRST_BYTES < entry.size <= MAX_IMAGE_BYTES:
+        return None
+    from hemoscan.dicom import check_eligible, identify, read_before_pixels  # noqa: PLC0415
+    from hemoscan.intended import check_body_part  # noqa: PLC0415
+
+    try:
+        with reader.open(entry) as file:
+            if sniff(file.read(HEAD_BYTES)) != DICOM:
+                return None
+            file.seek(0)
+            header = read_before_pixels(cast("BinaryIO", file))
+        if header is not None:
+            blank = replace(blank, identity=identify(header))
+            check_eligible(header)
+            check_body_part(header)
+    except NotForModelError as error:
+        return replace(blank, status=SKIPPED, reason=str(error))
+    except Exception:  # the file is read whole next, and what is wrong with it is told then
+        return None
+    return None
 
 
 def _read(entry: Entry, reader: Reader) -> tuple[str, bytes]:

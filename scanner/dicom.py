@@ -33,7 +33,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from hemoscan.bounds import check_codestream, check_deflated_dicom
+from hemoscan.bounds import DEFLATED, SMALL_BYTES, check_codestream, check_deflated_dicom
 from hemoscan.elements import group_with, integer, number, numbers, string, uid, values
 from hemoscan.errors import ImageError, NotForModelError
 from hemoscan.hounsfield import to_hu
@@ -82,6 +82,21 @@ def read_header(content: bytes) -> Dataset:
         raise ImageError(f"DICOM header cannot be parsed: {_text(error)}") from error
     if not header:
         raise ImageError("holds no DICOM element")
+    return header
+
+
+def read_before_pixels(file: BinaryIO) -> Dataset | None:
+    """Parse a DICOM file's header; empty PixelData stand for its pixels, of which no more than the first MiB is read.
+
+    None if no pixels follow, or only the whole file tells: it is deflated. Raises whatever pydicom does.
+    """
+    if DEFLATED in file.read(SMALL_BYTES):
+        return None
+    file.seek(0)
+    header = pydicom.dcmread(file, force=True, stop_before_pixels=True)
+    if file.read(2) not in (b"\xe0\x7f", b"\x7f\xe0"):  # group 7FE0, of either byte order
+        return None
+    header.PixelData = b""
     return header
 
 

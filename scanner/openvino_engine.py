@@ -68,7 +68,7 @@ class OpenVinoEngine:
             read.reshape([1, size, size])
             compiled = core.compile_model(read, "CPU", config)
             self._map_shape = tuple(compiled.output(1).shape)[1:]
-            self._new_queue = lambda: ov.AsyncInferQueue(compiled)
+            self._new_queue: Callable[[], Any] = lambda: ov.AsyncInferQueue(compiled)
             self._queue = self._new_queue()
             computed = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         except RuntimeError as error:

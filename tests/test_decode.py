@@ -30,7 +30,8 @@ from pydicom.encaps import generate_frames
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, HTJ2KLossless, RLELossless, SecondaryCaptureImageStorage
 
-from hemoscan import preprocess
+from hemoscan import decode as decoding
+from hemoscan import dicom, preprocess
 from hemoscan.card import BRAIN, HEAD, RAW, InputSpec
 from hemoscan.decode import DecodeOptions, decode
 from hemoscan.phantom import make_phantom
@@ -349,3 +350,71 @@ def test_a_slice_is_clipped_and_resized_once_if_the_card_looks_through_the_windo
     assert found.notes == plain.notes == ()
     assert found.image is not None
     assert found.image.shape == (128, 128)
+
+
+# Header first
+
+
+class Counted(io.BytesIO):
+    """A file that says how much of it was read."""
+
+    total = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.total += len(content)
+        return content
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
+    """The files that are opened from now on; all of them are large."""
+    found: list[Counted] = []
+
+    def open_counted(_reader: Reader, entry: Entry) -> Counted:
+        found.append(Counted(Path(entry.path).read_bytes()))
+        return found[-1]
+
+    monkeypatch.setattr(Reader, "open", open_counted)
+    monkeypatch.setattr(decoding, "HEADER_FIRST_BYTES", 1000)
+    monkeypatch.setattr(dicom, "SMALL_BYTES", 1000)
+    return found
+
+
+def large(folder: Path, content: bytes | Dataset) -> Entry:
+    entry = write(folder, content)
+    return replace(entry, size=Path(entry.path).stat().st_size)
+
+
+NOISE = np.random.default_rng(0).integers(-1000, 1000, (128, 128))
+
+
+@pytest.mark.parametrize("syntax", ENCODED_HERE, ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("attributes", [{"Modality": "MR"}, {"BodyPartExamined": "CHEST"}], ids=str)
+def test_pixels_of_a_large_file_that_is_not_for_the_model_are_not_read(
+    tmp_path: Path, opened: list[Counted], syntax: UID, attributes: dict[str, str]
+):
+    entry = large(tmp_path, transcode(make_ct(NOISE, **attributes), syntax))
+    found = decode_file(entry)
+    read = sum(file.total for file in opened)
+    assert found[0].status == SKIPPED
+    assert found == decode_file(replace(entry, size=0)), "read whole, it has the same row"
+    if not syntax.is_deflated:
+        assert len(opened) == 2
+        assert read < 12_000 < entry.size
+
+
+@pytest.mark.parametrize("syntax", ENCODED_HERE, ids=lambda syntax: syntax.name)
+def test_a_large_file_for_the_model_is_read_as_any_other(tmp_path: Path, opened: list[Counted], syntax: UID):
+    entry = large(tmp_path, transcode(make_ct(NOISE), syntax))
+    (found,), (whole,) = decode_file(entry), decode_file(replace(entry, size=0))
+    assert found.status == OK
+    np.testing.assert_array_equal(found.image, whole.image)
+    assert replace(found, image=None) == replace(whole, image=None)
+
+
+def test_a_large_file_that_is_cut_short_is_told_as_any_other(tmp_path: Path, opened: list[Counted]):
+    content = to_bytes(make_ct(NOISE))
+    for size in (len(content) - 100, 2000, 400):
+        entry = large(tmp_path, content[:size])
+        assert decode_file(replace(entry, size=5000)) == decode_file(replace(entry, size=0))
