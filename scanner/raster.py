@@ -7,7 +7,8 @@ A grey value is not a HU by itself. Three kinds are met, and `notes` says which 
 - a viewer's export: 0 to 255 spans a window, such as 40/80 or 40/120, and has to be brought back to HU;
 - 16-bit grey, as written by converters: the value is the HU plus 1024.
 
-`--png-window C,W` declares the second kind, of 8 or 16 bits. Undeclared, the values themselves tell (see `guess_window`).
+`--png-window C,W` declares the second kind, of 8 or 16 bits. Undeclared, the values themselves tell (see
+`guess_window`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -82,6 +84,11 @@ def test_contrast_is_raised_and_lowered_about_the_level_of_tissue(monkeypatch: p
     assert 1 / module.GAIN - 0.01 <= contrast.min() < 0.8
     assert contrast.max() > 1.25
     assert 0.3 < ((contrast > 0.9) & (contrast < 1.1)).float().mean() < 0.7
+
+
+def test_contrast_changes_about_the_same_level_where_slices_are_not_brought_to_one():
+    unaligned = augment(slices(), replace(HEAD, tissue=None), torch.Generator().manual_seed(0))
+    assert torch.equal(unaligned, changed())
 
 
 def test_slices_are_mirrored_both_ways():

@@ -97,6 +97,25 @@ def test_results_without_a_run_record_are_refused(tmp_path: Path, text: str | No
         run_calibration(results, labels, tmp_path / "site.json")
 
 
+@pytest.mark.parametrize(
+    ("calibration", "named"),
+    [
+        ({"slope": 1.0, "intercept": 0.0, "offset": 1.0}, "offset"),
+        ({"slope": 1.0}, "intercept"),
+        ({"slope": "steep", "intercept": 0.0}, "calibration slope 'steep'; legal: 1e-06 to 1e"),
+        ({"slope": 0, "intercept": 0.0}, "calibration slope 0; legal: 1e-06 to 1e"),
+        ([1.0, 0.0], "mapping"),
+        (True, "mapping"),
+    ],
+)
+def test_a_run_record_with_another_kind_of_calibration_is_refused(tmp_path: Path, calibration: object, named: str):
+    results, labels = site(tmp_path)
+    record = tmp_path / "flags.run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "calibration": calibration}), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"flags\.run\.json: .*{named}"):
+        run_calibration(results, labels, tmp_path / "site.json")
+
+
 # From the command line: a scan, its labels, the site's file, a scan with it
 
 

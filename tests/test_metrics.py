@@ -142,6 +142,19 @@ def test_measure_agrees_with_scikit_learn():
     assert found["at_cross_fitted_threshold"] == at_threshold(cross_fitted_flags(scores, labels), labels)
 
 
+def test_measure_keeps_patients_in_one_half():
+    logits, labels, groups = sample(400)
+    patients, scores = np.repeat(np.arange(20), 20), probabilities(logits)
+    found = measure(logits, labels, groups, patients)
+    flags = cross_fitted_flags(scores, labels, clusters=patients)
+    assert not np.array_equal(flags, cross_fitted_flags(scores, labels))
+    assert found["at_cross_fitted_threshold"] == at_threshold(flags, labels)
+    assert {**found, "at_cross_fitted_threshold": 0} == {
+        **measure(logits, labels, groups),
+        "at_cross_fitted_threshold": 0,
+    }
+
+
 def test_cross_fitted_f1_is_not_above_the_best_of_the_split():
     for seed in range(5):
         logits, labels, groups = sample(80, seed)

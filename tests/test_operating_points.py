@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from hemoscan.errors import DataError
+from hemoscan.trainer import operating_points
 from hemoscan.trainer.operating_points import (
     fit_operating,
     fit_platt,
@@ -132,6 +135,41 @@ def test_the_study_threshold_flags_one_in_ten_without_hemorrhage():
     assert point.flagged == pytest.approx(0.1 * point.sensitivity + 0.9 * (1 - point.specificity), abs=1e-3)
     assert "provisional" in point.on
     assert point == fit_study(probabilities, labels, np.repeat([70, 76, 80], 2000), on="test")
+
+
+def test_studies_are_measured_on_other_patients(monkeypatch: pytest.MonkeyPatch):
+    logits, labels = drawn(2000)
+    patients = np.random.default_rng(1).permutation(np.repeat(np.arange(100), 20))
+    used: list[NDArray[np.bool_]] = []
+
+    def scores(*arguments: Any) -> tuple[Floats, Floats]:
+        used.append(arguments[3])
+        return study_scores(*arguments)
+
+    study_scores = operating_points._study_scores
+    monkeypatch.setattr(operating_points, "_study_scores", scores)
+    fit_operating(logits, labels, on="test", clusters=patients)
+    chosen, measured = used[0], used[1]
+    assert np.array_equal(used[2], measured)
+    assert np.array_equal(used[3], chosen)
+    assert used[4].all()
+    assert not (chosen & measured).any()
+    assert (chosen | measured).all()
+    assert set(patients[chosen]).isdisjoint(patients[measured])
+    assert abs(len(set(patients[chosen])) - 50) <= 2
+
+
+@pytest.mark.parametrize("both", range(6))
+def test_both_halves_have_both_labels_however_few_the_patients(both: int):
+    # Five patients with and five without hemorrhage, `both` of them with slices of either kind.
+    positive = np.repeat(np.arange(5), 30)
+    negative = np.repeat(np.arange(5 - both, 10 - both), 30)
+    labels = np.repeat([1, 0], 150).astype(np.uint8)
+    patients = np.r_[positive, negative]
+    for seed in range(5):
+        half = operating_points._halves(labels, patients, np.random.default_rng(seed))
+        assert all(set(half[labels == label]) == {0, 1} for label in (0, 1))
+        assert all(len(set(half[patients == patient])) == 1 for patient in patients)
 
 
 def test_a_slice_threshold_would_flag_most_studies():

@@ -18,6 +18,8 @@ ZOOM = 1.2
 SHIFT = 0.08
 """Of the side."""
 OFFSET_HU = 4.0
+TISSUE_HU = 30.0
+"""About which contrast changes in slices that are not brought to a common level: as in `hemoscan.card.HEAD`."""
 GAIN = 1.5
 """By which a slice's contrast is raised or lowered at most: an export at 40/120 HU that is taken for one at 40/80."""
 NOISE_HU = 4.0
@@ -39,7 +41,8 @@ def augment(
         Shape (n, size, size), HU, float.
     spec
         The network's input. What was clipped to its lowest and highest HU, air and bone, is not offset and has no
-        noise, as in a slice whose window was applied after both. Contrast changes about its level of tissue.
+        noise, as in a slice whose window was applied after both. Contrast changes about its level of tissue; without
+        one, about 30 HU.
     generator
         On the images' device. The same state gives the same changes.
     geometry
@@ -53,7 +56,7 @@ def augment(
     softened = _soften(moved, generator)
     low, high = spec.limits
     inside = (softened > low + 0.5) & (softened < high - 0.5)
-    about = low if spec.tissue is None else spec.tissue
+    about = TISSUE_HU if spec.tissue is None else spec.tissue
     return torch.where(inside, _disturb(softened, about, generator), softened).clamp(low, high)
 
 

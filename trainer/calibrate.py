@@ -6,7 +6,6 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,14 +57,14 @@ def run_calibration(results: Path, label_file: Path, output: Path | None) -> Ref
         If it cannot be written.
     """
     record = _read_record(results)
-    model, sha256 = str(record["model"]), str(record["sha256"])
+    model, sha256 = record.model, record.sha256
     path = _checked_output(default_path(model) if output is None else output)
     scores, labels = read_scores(results), read_labels(label_file)
     joined = join(scores, labels)
     truth, probabilities = labels.labels[joined.labels], scores.scores[joined.rows]
     on = "labelled slices of a site"
     operating = fit_operating(
-        _raw_logits(probabilities, record), truth, on=on, clusters=_clusters(scores, labels, joined)
+        _raw_logits(probabilities, record.calibration), truth, on=on, clusters=_clusters(scores, labels, joined)
     )
     before = float(calibration(probabilities, truth, np.ones((1, len(truth))))["ece"][0])
     about = {
@@ -98,27 +97,32 @@ def _checked_output(path: Path) -> Path:
     return path
 
 
-def _read_record(results: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Record:
+    model: str
+    sha256: str
+    calibration: Calibration | None
+    """What the scan applied."""
+
+
+def _read_record(results: Path) -> _Record:
     """Return the run record beside the results: it says which model made them, and how they were calibrated."""
     path = results.with_suffix(".run.json")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        _ = record["model"], record["sha256"]
+        applied = record.get("calibration")
+        calibrated = None if applied is None else Calibration(**applied)
+        return _Record(str(record["model"]), str(record["sha256"]), calibrated)
     except OSError as error:
         raise DataError(f"{path}: the scan's run record cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: no run record of a scan: {error}") from error
-    return dict(record)
 
 
-def _raw_logits(probabilities: NDArray[np.float64], record: dict[str, Any]) -> NDArray[np.float64]:
+def _raw_logits(probabilities: NDArray[np.float64], platt: Calibration | None) -> NDArray[np.float64]:
     """Return the network's logits, undoing the calibration that the scan applied."""
-    applied = record.get("calibration")
     logits = log_odds(probabilities)
-    if applied is None:
-        return logits
-    platt = Calibration(**applied)
-    return (logits - platt.intercept) / platt.slope
+    return logits if platt is None else (logits - platt.intercept) / platt.slope
 
 
 def _clusters(scores: Scores, labels: Labels, joined: Joined) -> NDArray[np.intp] | None:

@@ -74,13 +74,20 @@ def merge_scarce(labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> NDAr
     return np.array([group if counts[group] >= FEWEST_IN_GROUP else -1 for group in groups.tolist()], np.int64)
 
 
-def measure(logits: Logits, labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> dict[str, Any]:
+def measure(
+    logits: Logits,
+    labels: NDArray[np.uint8],
+    groups: NDArray[np.integer],
+    clusters: NDArray[np.integer] | None = None,
+) -> dict[str, Any]:
     """Measure a model on one split.
 
     Parameters
     ----------
     logits, labels, groups
         Shape (n,) each; groups as from `hemoscan.trainer.balance.merge_small_groups`.
+    clusters
+        Shape (n,): what must not be torn apart by halves, such as the patient; None: each slice stands alone.
 
     Returns
     -------
@@ -106,5 +113,5 @@ def measure(logits: Logits, labels: NDArray[np.uint8], groups: NDArray[np.intege
         "auc_within_groups": within,
         "at_0.5": at_threshold(scores >= 0.5, labels),
         "threshold": best_f1_threshold(scores, labels),
-        "at_cross_fitted_threshold": at_threshold(cross_fitted_flags(scores, labels), labels),
+        "at_cross_fitted_threshold": at_threshold(cross_fitted_flags(scores, labels, clusters=clusters), labels),
     }

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import precision_recall_curve
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from hemoscan.errors import DataError
@@ -17,6 +16,7 @@ from hemoscan.operating import BALANCED, SENSITIVE, SPECIFIC, Calibration, Opera
 from hemoscan.series import smooth
 from hemoscan.slices import PROBABILITY_DIGITS
 from hemoscan.trainer.calibration import calibration
+from hemoscan.trainer.metrics import best_f1_threshold
 
 FOLDS = 5
 SENSITIVITY = 0.95
@@ -124,7 +124,7 @@ def fit_operating(
         name: OperatingPoint(rule(probabilities, labels), *_rates(flags[name], labels), on=measured)
         for name, rule in RULES.items()
     }
-    return Operating(platt, points, fit_study(fitted, labels, groups, on=on))
+    return Operating(platt, points, fit_study(fitted, labels, groups, on=on, clusters=clusters))
 
 
 def fit_platt(logits: Floats, labels: Labels) -> Calibration:
@@ -154,12 +154,6 @@ def to_probabilities(platt: Calibration, logits: Floats) -> Floats:
     return np.round(0.5 * (1 + np.tanh(0.5 * (platt.slope * logits + platt.intercept))), PROBABILITY_DIGITS)
 
 
-def _balanced(probabilities: Floats, labels: Labels) -> float:
-    precision, recall, thresholds = precision_recall_curve(labels, probabilities)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return float(thresholds[np.argmax(f1[:-1])])
-
-
 def _sensitive(probabilities: Floats, labels: Labels) -> float:
     positive = np.sort(probabilities[labels == 1])
     return float(positive[int((1 - SENSITIVITY) * len(positive) + 1e-9)])
@@ -169,7 +163,7 @@ def _specific(probabilities: Floats, labels: Labels) -> float:
     return threshold_for(probabilities[labels == 0], SPECIFICITY)
 
 
-RULES: dict[str, Rule] = {BALANCED: _balanced, SENSITIVE: _sensitive, SPECIFIC: _specific}
+RULES: dict[str, Rule] = {BALANCED: best_f1_threshold, SENSITIVE: _sensitive, SPECIFIC: _specific}
 
 
 def threshold_for(negatives: Floats, specificity: float) -> float:
@@ -200,27 +194,31 @@ def _folds(labels: Labels, clusters: NDArray[np.integer] | None) -> Iterator[tup
 
 
 def fit_study(
-    probabilities: Floats, labels: Labels, groups: NDArray[np.integer] | None = None, *, on: str, seed: int = 0
+    probabilities: Floats,
+    labels: Labels,
+    groups: NDArray[np.integer] | None = None,
+    *,
+    on: str,
+    clusters: NDArray[np.integer] | None = None,
+    seed: int = 0,
 ) -> StudyPoint:
     """Choose a threshold for study scores that flags one in ten studies without hemorrhage, and say what it does.
 
     There are no labels of studies, so studies are made up: 30 slices of one group, drawn with replacement, in random
     order; with hemorrhage, six neighbours among them are positive. Neighbours in a real study are more alike than that,
-    so the threshold is provisional. It is measured on studies of slices that it was not chosen on, by halves.
+    so the threshold is provisional. It is measured on studies of slices that it was not chosen on, by halves that no
+    cluster is in both of.
 
     Parameters
     ----------
     probabilities
         Shape (n,), cross-fitted.
-    labels, groups, on
+    labels, groups, on, clusters
         As for `fit_operating`.
     """
     rng = np.random.default_rng(seed)
     groups = np.zeros(len(labels), np.int64) if groups is None else groups
-    half = np.empty(len(labels), np.int64)
-    for label in (0, 1):  # both halves have both labels
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        half[rows] = np.arange(len(rows)) % 2
+    half = _halves(labels, np.arange(len(labels)) if clusters is None else clusters, rng)
     rates = []
     for one in (0, 1):
         chosen = threshold_for(_study_scores(probabilities, labels, groups, half == one, rng)[0], STUDY_SPECIFICITY)
@@ -238,6 +236,18 @@ def fit_study(
         on=f"provisional: {STUDIES} made-up studies each with and without hemorrhage, of {STUDY_SLICES} slices of one "
         f"group in random order from {on}, {STUDY_POSITIVES} neighbours positive; no labels of studies exist",
     )
+
+
+def _halves(labels: Labels, clusters: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the half, 0 or 1, of each slice, of shape (n,): both labels in both, if five clusters have each."""
+    names, cluster = np.unique(clusters, return_inverse=True)
+    has = np.zeros((2, len(names)), bool)  # which clusters have slices without and with hemorrhage
+    has[labels, cluster] = True
+    half = np.empty(len(names), np.int64)
+    for kind in (has[0] & ~has[1], has[1] & ~has[0], has[0] & has[1]):
+        members = rng.permutation(np.flatnonzero(kind))
+        half[members] = np.arange(len(members)) % 2
+    return half[cluster]
 
 
 def _study_scores(

@@ -45,11 +45,15 @@ class Session:
 
     def run(self, experiment: Experiment) -> None:
         """Train an experiment on every division; print its figures, for folds those of all together, too."""
-        done = [self.run_division(experiment, division) for division in self.divisions()]
+        done, held_out = [], []
+        for division in self.divisions():
+            done.append(self.run_division(experiment, division))
+            held_out.append(division.held_out.clusters)
         if len(done) > 1 and self.processes.first:
             columns = zip(*(files.read_held_out() for files in done), strict=True)
             labels, groups, logits = (np.concatenate(parts) for parts in columns)
-            self.say(format_metrics(experiment.name, "out-of-fold", measure(logits, labels, groups)))
+            metrics = measure(logits, labels, groups, np.concatenate(held_out))
+            self.say(format_metrics(experiment.name, "out-of-fold", metrics))
 
     def run_division(self, experiment: Experiment, division: Division) -> RunFiles:
         """Train on one division, unless that is done; write weights, card, record and logits; print the figures."""
@@ -112,7 +116,7 @@ class Session:
     ) -> dict[str, Any]:
         """Write what a training leaves; return its record."""
         held_out, test = division.held_out, self.data.test
-        metrics = measure(trained.logits, held_out.labels, held_out.groups)
+        metrics = measure(trained.logits, held_out.labels, held_out.groups, held_out.clusters)
         where = {
             "device": str(self.device),
             "precision": self.precision,

@@ -299,7 +299,7 @@ class _Training:
 
     def measure(self) -> dict[str, Any]:
         """Return the figures on the validation split."""
-        return measure(self.predict(), self.validation.labels, self.validation.groups)
+        return measure(self.predict(), self.validation.labels, self.validation.groups, self.validation.clusters)
 
     def predict(self) -> NDArray[np.float32]:
         """Return the validation split's logits, of shape (n,)."""

@@ -119,9 +119,7 @@ CHANGES: dict[str, Change] = {
         for centre, width in EXPORT_WINDOWS
         for declared in (True, False)
     },
-    **{
-        f"DICOM whose header window is {centre}/{width}": as_dicom((centre, width)) for centre, width in HEADER_WINDOWS
-    },
+    **{f"DICOM whose header window is {centre}/{width}": as_dicom((centre, width)) for centre, width in HEADER_WINDOWS},
 }
 
 
