@@ -20,7 +20,9 @@ SECTIONS = (
 )
 HEAD = """# Performance
 
-Every section is written by the command that it names, on the machine that it names.
+Every section is written by the command that it names, on the machine that it names. What a GPU or a processor with bf16
+does stands here only where a section names one; the commands for a GPU are `tests/benchmarks/workers.py --device cuda`
+and `tests/benchmarks/training_speed.py`.
 """
 ROBUSTNESS_SECTIONS = ("changed", "ablation", "strangers")
 ROBUSTNESS_HEAD = """# On other hospitals' slices
