@@ -61,7 +61,8 @@ def whole(pool: DecoderPool, entries: Sequence[Entry], future: Future[list[Decod
 
     The next frames of a file are decoded while those before are scored: of a file, two parts are held at most.
     """
-    for entry, part in zip(entries, _by_file(future.result()), strict=True):
+    parts = split_after(future.result(), lambda frame: frame.last or frame.more is not None)
+    for entry, part in zip(entries, parts, strict=True):
         frames = part
         while frames:
             more = frames[-1].more
@@ -70,11 +71,12 @@ def whole(pool: DecoderPool, entries: Sequence[Entry], future: Future[list[Decod
             frames = [] if following is None else following.result()
 
 
-def _by_file(found: Iterable[Decoded]) -> Iterator[list[Decoded]]:
+def split_after(frames: Iterable[Decoded], ends: Callable[[Decoded], bool]) -> Iterator[list[Decoded]]:
+    """Yield the frames in parts, each up to the frame that ends it."""
     part: list[Decoded] = []
-    for decoded in found:
-        part.append(decoded)
-        if decoded.last or decoded.more is not None:
+    for frame in frames:
+        part.append(frame)
+        if ends(frame):
             yield part
             part = []
     if part:

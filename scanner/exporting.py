@@ -200,7 +200,7 @@ def compare(model: Model, path: Path) -> float:
     found = compiled(images)[0]
     with torch.inference_mode():
         expected = load_classifier(model)(torch.from_numpy(images)).numpy()
-    away = _probabilities(found, model.card) - _probabilities(expected, model.card)
+    away = calibrated(found, model.card) - calibrated(expected, model.card)
     difference = float(np.abs(away).max())
     if not difference <= TOLERANCE:  # NaN is a difference too
         raise ExportError(
@@ -221,8 +221,8 @@ def sample(card: Card) -> NDArray[np.uint8]:
     return np.stack([np.full((size, size), low), disc, ramp, noise]).astype(np.uint8)
 
 
-def _probabilities(logits: NDArray[np.float32], card: Card) -> NDArray[np.float64]:
-    """Return probabilities as a scan has them, not rounded."""
+def calibrated(logits: NDArray[np.floating[Any]], card: Card) -> NDArray[np.float64]:
+    """Return probabilities of shape (n,) as a scan compares them with the card's threshold, but not rounded."""
     found = logits.astype(np.float64)
     if card.calibration is not None:
         found = card.calibration.slope * found + card.calibration.intercept

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan import __version__
-from hemoscan.ahead import chunks, in_parts, whole
+from hemoscan.ahead import chunks, in_parts, split_after, whole
 from hemoscan.card import Card, Model, find_model
 from hemoscan.decode import DecodeOptions
 from hemoscan.engines import EngineChoice, choose_engine
@@ -175,7 +175,7 @@ class Worker:
                 frames.append(kept)
                 logits.append(logit)
                 maps.append(shown)
-        return Answer(_by_file(frames), logits, maps, engine)
+        return Answer(list(split_after(frames, lambda frame: frame.last)), logits, maps, engine)
 
     def _kept(
         self, frame: Decoded, logit: float | None, activation: NDArray[np.float32] | None
@@ -190,15 +190,6 @@ class Worker:
 
 def _wish(work: Work) -> tuple[str, str, str]:
     return work.wish.engine, work.wish.device, work.wish.precision
-
-
-def _by_file(frames: Sequence[Decoded]) -> list[list[Decoded]]:
-    files: list[list[Decoded]] = [[]]
-    for frame in frames:
-        files[-1].append(frame)
-        if frame.last:
-            files.append([])
-    return files[:-1]
 
 
 def _be_still() -> None:

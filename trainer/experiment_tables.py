@@ -7,6 +7,7 @@ from typing import Any
 
 from hemoscan.card import MODEL_NAMES
 from hemoscan.trainer.bootstrap import Estimate
+from hemoscan.trainer.evaluation import OTHERS
 from hemoscan.trainer.published import PUBLISHED
 from hemoscan.trainer.row_figures import AT_CHOSEN, AT_HALF, Figures
 from hemoscan.trainer.rows import REPORT_RECIPE, Row, Section, describe_init, describe_sizes
@@ -91,7 +92,7 @@ def within_groups(section: Section) -> str:
         sizes.setdefault(counts, ["slices", row.split, *counts])
         cells = ("" if one is None else NOT_DEFINED if one.auc is None else f"{one.auc:.3f}" for one in found)
         lines.append([row.label, row.split, *cells])
-    names = ["others" if group < 0 else str(group) for group in groups]
+    names = [OTHERS if group < 0 else str(group) for group in groups]
     return table(["model", "split", *names], [*sizes.values(), *lines])
 
 

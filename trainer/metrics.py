@@ -74,6 +74,16 @@ def merge_scarce(labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> NDAr
     return np.array([group if counts[group] >= FEWEST_IN_GROUP else -1 for group in groups.tolist()], np.int64)
 
 
+def auc_within(scores: NDArray[np.float64], labels: NDArray[np.uint8], groups: NDArray[np.integer]) -> dict[int, float]:
+    """Return the AUC of each group by itself, of those that have both labels."""
+    members = {int(group): groups == group for group in np.unique(groups)}
+    return {
+        group: float(roc_auc_score(labels[inside], scores[inside]))
+        for group, inside in members.items()
+        if 0 < labels[inside].mean() < 1
+    }
+
+
 def measure(
     logits: Logits,
     labels: NDArray[np.uint8],
@@ -99,18 +109,13 @@ def measure(
     """
     scores = probabilities(logits)
     groups = merge_scarce(labels, groups)
-    within = {
-        str(group): float(roc_auc_score(labels[groups == group], scores[groups == group]))
-        for group in np.unique(groups)
-        if 0 < labels[groups == group].mean() < 1
-    }
     return {
         "n": len(labels),
         "positives": int(labels.sum()),
         "auc": float(roc_auc_score(labels, scores)),
         "average_precision": float(average_precision_score(labels, scores)),
         "auc_group_balanced": float(roc_auc_score(labels, scores, sample_weight=group_weights(labels, groups))),
-        "auc_within_groups": within,
+        "auc_within_groups": {str(group): auc for group, auc in auc_within(scores, labels, groups).items()},
         "at_0.5": at_threshold(scores >= 0.5, labels),
         "threshold": best_f1_threshold(scores, labels),
         "at_cross_fitted_threshold": at_threshold(cross_fitted_flags(scores, labels, clusters=clusters), labels),

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from hemoscan.trainer.bootstrap import Bootstrap, Estimate, Statistics, Weights, draw, estimate_share
 from hemoscan.trainer.figures import Ranking, balance, rates
 from hemoscan.trainer.metrics import (
     at_threshold,
+    auc_within,
     best_f1_threshold,
     cross_fitted_flags,
     merge_scarce,
@@ -60,6 +60,7 @@ def figures_of(
     scores = probabilities(logits)
     flags = {AT_HALF: scores >= 0.5, AT_CHOSEN: out_of_fold_flags(scores, labels, folds)}
     merged = merge_scarce(labels, groups)
+    aucs = auc_within(scores, labels, merged)
     statistics = _Statistics(scores, labels, merged, flags)
     units = {"accuracy": len(labels), "recall": int(labels.sum())}
     shares = {f"{point}.{name}": count for point in flags for name, count in units.items()}
@@ -73,13 +74,11 @@ def figures_of(
             name: estimate_share(float(value), drawn[name], BOOTSTRAP, shares.get(name, 0))
             for name, value in values.items()
         },
-        within={int(group): _within(scores[merged == group], labels[merged == group]) for group in np.unique(merged)},
+        within={
+            int(group): Within(int((merged == group).sum()), int(labels[merged == group].sum()), aucs.get(int(group)))
+            for group in np.unique(merged)
+        },
     )
-
-
-def _within(scores: NDArray[np.float64], labels: NDArray[np.uint8]) -> Within:
-    auc = float(roc_auc_score(labels, scores)) if len(np.unique(labels)) > 1 else None
-    return Within(len(labels), int(labels.sum()), auc)
 
 
 class _Statistics:

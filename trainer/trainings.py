@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hemoscan.card import MODEL_NAMES
 from hemoscan.errors import ResultsError
+from hemoscan.trainer.experiments import Recipe
 from hemoscan.trainer.records import HELD_OUT_COLUMNS, TEST_COLUMNS, read_columns, read_numbers
 from hemoscan.trainer.splits import VALIDATION
 
@@ -228,8 +229,8 @@ def _setting(record: Mapping[str, Any]) -> tuple[Setting, int]:
         limit=int(record.get("limit") or 0),
         negatives=float(record.get("negatives", 1)),
         ema=float(record.get("ema", 0)),
-        learning_rate=float(record.get("learning_rate", 5e-4)),
-        batch_size=int(record.get("batch_size", 32)),
+        learning_rate=float(record.get("learning_rate", Recipe.learning_rate)),
+        batch_size=int(record.get("batch_size", Recipe.batch_size)),
         weight_decay=float(record.get("weight_decay", 0)),
         one_cycle=bool(record.get("one_cycle", False)),
         augment=bool(record.get("augment", False)),

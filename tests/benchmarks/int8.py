@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from parity import HEADER, calibrated, compare, weights_line
+from parity import HEADER, compare, weights_line
 from performance import machine_line, table, write_section
 
 from hemoscan.card import Card, find_model
+from hemoscan.exporting import calibrated
 from hemoscan.ir_cache import cached_ir
 from hemoscan.machine import version_of
 from hemoscan.openvino_runtime import import_openvino

@@ -18,18 +18,12 @@ from sklearn.metrics import roc_auc_score
 from hemoscan.card import Card, find_model
 from hemoscan.engines import choose_engine
 from hemoscan.errors import OptionError
+from hemoscan.exporting import calibrated
 from hemoscan.trainer.data import load_splits
-from hemoscan.trainer.metrics import probabilities
 
 REFERENCE = ("torch", "fp32")
 OTHERS = (("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"))
 HEADER = ["engine", "precision", "slices", "max abs dp", "mean abs dp", "flips", "AUC", "AUC difference"]
-
-
-def calibrated(logits: np.ndarray, card: Card) -> np.ndarray:
-    """Return probabilities as a scan compares them with the card's threshold, but not rounded to what it writes."""
-    found = card.calibration
-    return probabilities(logits if found is None else found.slope * logits + found.intercept)
 
 
 def weights_line(card: Card) -> str:

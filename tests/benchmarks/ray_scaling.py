@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 from performance import machine_line, table
 from scan_speed import scored
-from speed_processes import POLL_SECONDS, holds_a_slice
+from speed_processes import POLL_SECONDS, holds_a_slice, scan_command
 from speed_slices import slices
 
 ARCHIVE_SLICES = 3e8
@@ -50,11 +50,7 @@ class Timed:
 
 def time_scan(folder: Path, model: str, output: Path, cores: Sequence[int], *options: str) -> Timed:
     """Scan in a process of its own, held to some cores; raises SystemExit if it fails or lacks a score."""
-    command = [
-        *(sys.executable, "-m", "hemoscan", "scan", str(folder), "--model", model, "--device", "cpu", "--quiet"),
-        *("--output", str(output), "--state", str(output.with_suffix(".sqlite"))),
-        *("--threads", "1", "--workers", "1", *options),
-    ]
+    command = [*scan_command(folder, model, output), "--threads", "1", "--workers", "1", *options]
     before = psutil.Process().cpu_affinity()
     psutil.Process().cpu_affinity(list(cores))
     try:

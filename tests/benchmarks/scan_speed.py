@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from performance import machine_line, table, write_section
-from speed_processes import Ran, first_results, run
+from speed_processes import Ran, first_results, run, scan_command
 from speed_slices import FORMATS, slices
 
 from hemoscan.card import Model, find_model
@@ -90,11 +90,7 @@ class Benchmark:
 start: so many other processes wanted the cores."""
 
     def command(self, folder: Path, output: Path) -> list[str | Path]:
-        """Return the command of a scan; its state is beside its output."""
-        return [
-            *(sys.executable, "-m", "hemoscan", "scan", folder, "--model", self.model, "--device", "cpu", "--quiet"),
-            *("--output", output, "--state", output.with_suffix(".sqlite")),
-        ]
+        return scan_command(folder, self.model, output)
 
     def scan(self, folder: Path, output: Path, count: int) -> Ran:
         """Scan; raises SystemExit unless every slice has a score."""

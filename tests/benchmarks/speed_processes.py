@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -53,6 +54,14 @@ class Sampler(threading.Thread):
     def stop(self) -> None:
         self._stopped.set()
         self.join()
+
+
+def scan_command(folder: Path, model: str, output: Path, device: str = "cpu") -> list[str | Path]:
+    """Return the command of a scan; its state is beside its output."""
+    return [
+        *(sys.executable, "-m", "hemoscan", "scan", folder, "--model", model, "--device", device, "--quiet"),
+        *("--output", output, "--state", output.with_suffix(".sqlite")),
+    ]
 
 
 def run(command: Sequence[str | Path]) -> Ran:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from performance import machine_line, table, write_section
 from scan_speed import scored
-from speed_processes import Ran, run
+from speed_processes import Ran, run, scan_command
 from speed_slices import slices
 
 from hemoscan.card import find_model
@@ -83,12 +83,7 @@ def decoding(folder: Path, model: str, workers: int) -> float:
 
 
 def scan(folder: Path, options: argparse.Namespace, workers: int, output: Path, count: int) -> Ran:
-    ran = run(
-        [
-            *(sys.executable, "-m", "hemoscan", "scan", folder, "--model", options.model, "--device", options.device),
-            *("--workers", str(workers), "--quiet", "--output", output, "--state", output.with_suffix(".sqlite")),
-        ]
-    )
+    ran = run([*scan_command(folder, options.model, output, options.device), "--workers", str(workers)])
     if scored(output) != count:
         raise SystemExit(f"{output}: {scored(output)} slices of {count} have a score")
     return ran
