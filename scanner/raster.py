@@ -8,7 +8,7 @@ A grey value is not a HU by itself. Three kinds are met, and `notes` says which 
 - 16-bit grey, as written by converters: the value is the HU plus 1024.
 
 `--png-window C,W` declares the second kind, of 8 or 16 bits. Undeclared, the values themselves tell (see
-`guess_window`).
+`hemoscan.stretched`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,10 @@ from PIL import Image
 from hemoscan.bounds import check_inflated
 from hemoscan.errors import ImageError, NotForModelError
 from hemoscan.slices import MAX_SIDE
+from hemoscan.stretched import guess_window, to_hu
 
 COLOUR_TOLERANCE = 16
 HU_OFFSET_16_BIT = 1024
-DEFAULT_EXPORT_WINDOW = (40.0, 80.0)
-STRETCHED_LEVEL = 160
-STRETCHED_SHARE = 0.005
-STRETCHED_MEDIAN = 53
 
 
 def read_raster(
@@ -60,46 +57,13 @@ def read_raster(
     """
     grey, depth = _grey(content)
     if png_window is not None:
-        return _stretch(grey, depth, png_window), (f"png-window {png_window[0]:g},{png_window[1]:g} declared",)
+        return to_hu(grey, depth, png_window), (f"png-window {png_window[0]:g},{png_window[1]:g} declared",)
     guess = guess_window(grey >> (depth - 8))
     if guess is not None:
-        return _stretch(grey, depth, guess), (f"stretched export: window {guess[0]:g},{guess[1]:g} guessed",)
+        return to_hu(grey, depth, guess), (f"stretched export: window {guess[0]:g},{guess[1]:g} guessed",)
     if depth == 16:
         return grey.astype(np.float32) - HU_OFFSET_16_BIT, ("16-bit grey taken as HU + 1024",)
     return grey.astype(np.float32), ("grey taken as HU",)
-
-
-def guess_window(grey: NDArray[np.integer]) -> tuple[float, float] | None:
-    """Tell a viewer's stretched export from grey values that are HU.
-
-    An 8-bit slice whose values are HU ends at its window's top, 70 to 115 in nearly all, so the skull has that value
-    and the brain 20 to 45. In an export that spans a window for brain, blood or soft tissue the skull is near 255 and
-    brain of 30 HU at 64 (40/40, 60/120, 80/200) to 106 (40/120). Hence: stretched if at least 0.5 % of the pixels are
-    160 or more and the median of those that are neither black nor near the top is 53 or more. Which window it spans
-    cannot be told from the values: the brain window 40/80 is assumed.
-
-    Parameters
-    ----------
-    grey
-        Shape (rows, columns), 0 to 255; of 16 bits the upper eight, below 160 in all that is HU plus 1024.
-
-    Returns
-    -------
-    tuple or None
-        Centre and width, HU; None if the values are HU.
-    """
-    if np.count_nonzero(grey >= STRETCHED_LEVEL) < STRETCHED_SHARE * grey.size:
-        return None
-    tissue = grey[(grey > 0) & (grey < 0.9 * grey.max())]
-    stretched = tissue.size > 0 and np.median(tissue) >= STRETCHED_MEDIAN
-    return DEFAULT_EXPORT_WINDOW if stretched else None
-
-
-def _stretch(grey: NDArray[np.integer], depth: int, window: tuple[float, float]) -> NDArray[np.float32]:
-    centre, width = window
-    return (grey.astype(np.float32) / np.float32(2**depth - 1) - np.float32(0.5)) * np.float32(width) + np.float32(
-        centre
-    )
 
 
 def _grey(content: bytes) -> tuple[NDArray[np.integer], int]:
