@@ -449,6 +449,31 @@ def test_the_environment_names_the_data(data: Path, tmp_path: Path, monkeypatch:
     assert "missing.pth: cannot be read" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("changed", "ships"),
+    [
+        ({}, True),
+        ({"input": "head"}, True),
+        ({"recipe": "strong"}, True),
+        ({"input": "raw"}, False),
+        ({"input": "raw", "recipe": "strong"}, False),
+        ({"folds": "2"}, False),
+        ({"limit": "8"}, False),
+    ],
+    ids=lambda value: "=".join(*value.items()) if isinstance(value, dict) and len(value) == 1 else "",
+)
+def test_only_whole_trainings_on_0_to_70_hu_write_where_the_weights_that_ship_are(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], ships: bool
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = options_of(data, tmp_path, init="missing.pth", **changed)
+    del arguments[arguments.index("--weights-dir") : arguments.index("--weights-dir") + 2]
+    result = invoke(arguments)
+    assert "missing.pth: cannot be read" in str(result.exception)
+    assert (tmp_path / "weights").is_dir() == ships
+    assert (tmp_path / "runs" / "weights").is_dir() != ships
+
+
 @pytest.fixture(scope="module")
 def folds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     out = tmp_path_factory.mktemp("folds")
