@@ -283,15 +283,56 @@ def test_without_its_checkpoint_a_finished_training_is_known_by_its_record(run: 
     assert f"{STEM}.json: is of another training" in str(other.exception)
 
 
-@pytest.mark.parametrize("lost", ["runs/{STEM}.csv", "runs/{STEM}.test.csv", "runs/{STEM}.json", "weights/{NAME}.json"])
-def test_what_a_finished_training_lost_is_written_again_without_a_step(run: Run, copied: Path, lost: str):
+@pytest.mark.parametrize(
+    ("lost", "damaged"),
+    [
+        ("runs/{STEM}.csv", False),
+        ("runs/{STEM}.test.csv", False),
+        ("runs/{STEM}.json", False),
+        ("weights/{NAME}.json", False),
+        ("weights/{NAME}.json", True),
+        ("weights/{NAME}.safetensors", False),
+        ("weights/{NAME}.safetensors", True),
+    ],
+)
+def test_what_a_finished_training_lost_is_written_again_without_a_step(
+    run: Run, copied: Path, lost: str, damaged: bool
+):
     path = copied / lost.format(STEM=STEM, NAME=NAME)
-    before = path.read_text(encoding="utf-8")
-    path.unlink()
+    before = path.read_bytes()
+    if damaged:
+        path.write_bytes(before[:-9])
+    else:
+        path.unlink()
     again = invoke(options_of(run.data, copied))
     assert again.exit_code == 0, again.output
     assert " epoch " not in again.stderr
-    assert path.read_text(encoding="utf-8") == before
+    if "weights" in lost:
+        assert f"{STEM}: {NAME}.json or its weights lost or damaged; written again from" in again.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_training_that_lost_weights_and_checkpoint_is_trained_again_to_the_same_weights(run: Run, copied: Path):
+    path = copied / "weights" / f"{NAME}.safetensors"
+    before = path.read_bytes()
+    path.unlink()
+    (copied / "runs" / f"{STEM}.checkpoint.pt").unlink()
+    again = invoke(options_of(run.data, copied))
+    assert again.exit_code == 0, again.output
+    assert f"{NAME}.json or its weights lost or damaged; trained again" in again.stderr
+    assert len(re.findall(rf"{NAME} validation epoch \d+:", again.stderr)) == EPOCHS
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpoint", "record alone"])
+def test_fewer_epochs_never_replace_a_finished_training(run: Run, copied: Path, checkpoint: bool):
+    if not checkpoint:
+        (copied / "runs" / f"{STEM}.checkpoint.pt").unlink()
+    before = (copied / "weights" / f"{NAME}.safetensors").read_bytes()
+    fewer = invoke(options_of(run.data, copied, sizes=f"32:{EPOCHS - 1}"))
+    assert isinstance(fewer.exception, TrainingError)
+    assert re.search(r"has epochs of .* pixels, asked for are .*--run-dir", str(fewer.exception))
+    assert (copied / "weights" / f"{NAME}.safetensors").read_bytes() == before
 
 
 def test_without_the_test_no_stale_scores_of_it_stay(run: Run, copied: Path):
