@@ -173,6 +173,27 @@ def test_folds_give_one_row_of_all_their_slices(here: Path):
     assert number(ranking[2]) == pytest.approx(roc_auc_score(labels, logits), abs=0.00051)
 
 
+def test_intervals_are_those_of_patients_where_they_are_known(here: Path):
+    labels, groups, logits = draw(40)
+    values = {name: one.tolist() * 9 for name, one in (("labels", labels), ("groups", groups), ("logits", logits))}
+    ids = [str(place) for place in range(360)]
+    write_run(here / "known", ids=ids, clusters=[place % 40 for place in range(360)], **values)
+    write_run(here / "unknown", "densenet-base", ids=ids, **values)
+    text = document("known", "unknown")
+    found = section(text, "report", "brain")
+    widths = {}
+    for row in table(found, HEADINGS[1]):
+        if row[1] != "not run":
+            low, high = map(float, re.findall(r"[\d.]+", row[2])[1:])
+            widths[row[0]] = high - low
+    assert widths["densenet-bias"] > 2 * widths["densenet-base"]
+    held_out = {row[0]: row[10] for row in table(found, HEADINGS[2])}
+    assert held_out["densenet-bias"] == f"360, {9 * labels.sum()} positive, in 40 clusters"
+    assert held_out["densenet-base"] == f"360, {9 * labels.sum()} positive"
+    assert "- 1 of the 2 rows are of run folders that do not say which slices belong together" in text
+    assert "run folders that do not say" not in document("known")
+
+
 def test_rows_of_one_experiment_are_told_apart(here: Path):
     drawn_run(here / "a", "densenet-bias", seed=1)
     drawn_run(here / "b", "densenet-bias", init="imagenet")

@@ -217,10 +217,11 @@ def test_the_record_names_no_path_and_no_user(run: Run):
 
 def test_the_logits_of_the_held_out_slices_are_those_of_the_shipped_weights(run: Run):
     rows = rows_of(run.runs / f"{STEM}.csv")
-    assert list(rows[0]) == ["id", "label", "group", "logit"]
+    assert list(rows[0]) == ["id", "label", "group", "logit", "cluster"]
     assert [(row["id"], int(row["label"])) for row in rows] == [(row.id, row.label) for row in VALIDATION]
     _, validation = load_splits(run.data, BRAIN)
     assert [int(row["group"]) for row in rows] == validation.groups.tolist()
+    assert [int(row["cluster"]) for row in rows] == validation.clusters.tolist()
     logits = np.array([float(row["logit"]) for row in rows], np.float32)
     classifier = load_classifier(find_model(NAME, run.weights))
     expected = predict(classifier, validation, torch.device("cpu"), "fp32")
@@ -568,7 +569,7 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture(row, "L").save(home / "images" / f"{row.id}.png")
     (home / "images" / f"{rows[1].id}.png").write_bytes(b"\x89PNG\r\n\x1a\n but damaged")
     (home / "images" / f"{rows[2].id}.png").unlink()
-    text = "".join(f"images/{row.id}.png,{row.label},P{row.id}\n" for row in rows)
+    text = "".join(f"images/{row.id}.png,{row.label},SOMEBODY{row.id}\n" for row in rows)
     (home / "labels.csv").write_text(f"path,label,patient\n{text}", encoding="utf-8")
     return home
 
@@ -591,6 +592,10 @@ def test_data_of_ones_own_train_and_what_is_left_out_is_listed(own_data: Path, t
     card = find_model(str(tmp_path / "runs" / "weights" / f"{NAME}.json")).card
     assert "RSNA" not in card.notice
     assert str(own_data) not in card.to_json() + json.dumps(record)
+    clusters = [int(row["cluster"]) for row in rows_of(tmp_path / "runs" / f"{STEM}.csv")]
+    assert len(clusters) == record["n"]
+    for path in [*(tmp_path / "runs").glob("*.csv"), *(tmp_path / "runs").glob("*.json")]:
+        assert "SOMEBODY" not in path.read_text(encoding="utf-8"), "who a patient is goes nowhere"
     shutil.rmtree(tmp_path)
 
 

@@ -47,14 +47,23 @@ def write_document(
     baselines
         Why there are no baseline rows; empty if there are.
     """
-    parts = [_opening(command, baselines), _what_was_run(sections), _published()]
+    parts = [_opening(sections, command, baselines), _what_was_run(sections), _published()]
     parts += [_section(section, pictures.get(section.name, ()), _trials(sections, section)) for section in sections]
     parts += [_test_images(submissions), _differences(sections)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _opening(command: str, baselines: str) -> str:
+def _opening(sections: Sequence[Section], command: str, baselines: str) -> str:
     missing = f"\n- The baselines were not measured: {baselines}." if baselines else ""
+    runs = [row.result for section in sections for row in section.rows if row.result is not None]
+    alone = sum(not run.knows_clusters for run in runs)
+    unknown = (
+        f"""
+- {alone} of the {len(runs)} rows are of run folders that do not say which slices belong together: there, each counts
+  by itself."""
+        if alone
+        else ""
+    )
     return f"""# The report's experiments, run again
 
 Made by this command; do not edit it by hand:
@@ -67,9 +76,12 @@ Made by this command; do not edit it by hand:
 
 - Accuracy, precision, recall and F1 are in percent, differences in percentage points; AUC and average precision (AP)
   lie between 0 and 1.
-- In brackets: {100 * BOOTSTRAP.level:g} % intervals from {BOOTSTRAP.resamples:,} bootstrap resamples of the slices;
-  thresholds are not chosen anew in each. No patient ids come with the data, so slices of one patient count as
-  independent and can lie on both sides of a split: the intervals are too narrow and the figures optimistic.
+- In brackets: {100 * BOOTSTRAP.level:g} % intervals from {BOOTSTRAP.resamples:,} bootstrap resamples of clusters;
+  thresholds are not chosen anew in each. Slices that are known to belong together are one cluster, which lies on one
+  side of a split, and whose slices are drawn together: exact duplicates, and in data of one's own those of a patient or
+  a study.
+- No patient ids come with the report's data, so there slices of one patient count as independent and can lie on both
+  sides of a split: the intervals are too narrow and the figures optimistic.{unknown}
 - *At 0.5*: slices with a probability of 0.5 or more are flagged. *At a chosen threshold*: the one with the best F1 on
   other folds' out-of-fold scores; with a single split, each half of it is flagged at the threshold chosen on the other.
 - *Balanced*: the AUC after every group (largest grey level, which tells the header's window, so the site) was reweighed

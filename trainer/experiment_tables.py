@@ -136,10 +136,16 @@ def _training_row(row: Row) -> list[str]:
         "; ".join(sorted({_device(record) for record in records})),
         row.result.split,
         _trained_on(records),
-        f"{row.figures.n:,}, {row.figures.positives:,} positive",
+        _held_out(row.figures),
         str(setting.seed),
         f"{sum(float(record['seconds']) for record in records) / 60:.0f}",
     ]
+
+
+def _held_out(figures: Figures) -> str:
+    """Return how many slices were held out, and in how many clusters where not each is one by itself."""
+    text = f"{figures.n:,}, {figures.positives:,} positive"
+    return text + (f", in {figures.clusters:,} clusters" if figures.clusters < figures.n else "")
 
 
 def _trained_on(records: Sequence[Mapping[str, Any]]) -> str:

@@ -41,13 +41,15 @@ class Row:
     """Shape (n,)."""
     folds: NDArray[np.intp]
     """Shape (n,)."""
+    clusters: NDArray[np.int64]
+    """Shape (n,)."""
     result: Result | None
     """None for a baseline."""
 
     @cached_property
     def figures(self) -> Figures:
         """With intervals."""
-        return figures_of(self.logits, self.labels, self.groups, self.folds)
+        return figures_of(self.logits, self.labels, self.groups, self.folds, self.clusters)
 
     @property
     def curve(self) -> Curve:
@@ -149,7 +151,17 @@ def _row(result: Result, label: str) -> Row:
     how += [f"first {setting.limit:,} slices"] * bool(setting.limit) + [result.split, *devices]
     how += ["groups reweighed"] * setting.reweigh_groups
     how += [text for text in (describe_negatives(setting), describe_average(setting)) if text]
-    return Row(label, ", ".join(how), result.split, result.logits, result.labels, result.groups, result.folds, result)
+    return Row(
+        label=label,
+        how=", ".join(how),
+        split=result.split,
+        logits=result.logits,
+        labels=result.labels,
+        groups=result.groups,
+        folds=result.folds,
+        clusters=result.clusters,
+        result=result,
+    )
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
@@ -224,7 +236,9 @@ def _baselines(result: Result, features: SplitFeatures) -> tuple[Row, ...]:
     known = np.array([name in place for name in result.ids])
     if not known.any():
         return ()
-    labels, groups, folds = (values[known] for values in (result.labels, result.groups, result.folds))
+    labels, groups, folds, clusters = (
+        values[known] for values in (result.labels, result.groups, result.folds, result.clusters)
+    )
     held_out = everything.take(np.array([place[name] for name in result.ids if name in place], np.intp))
     logits = {name: np.empty(len(labels)) for name in BASELINES}
     for fold in np.unique(folds):
@@ -236,7 +250,8 @@ def _baselines(result: Result, features: SplitFeatures) -> tuple[Row, ...]:
     if not known.all():
         how += f", {len(labels):,} of {len(known):,} slices"
     return tuple(
-        Row(f"baseline: {name}", how, result.split, logits[name], labels, groups, folds, None) for name in BASELINES
+        Row(f"baseline: {name}", how, result.split, logits[name], labels, groups, folds, clusters, None)
+        for name in BASELINES
     )
 
 
