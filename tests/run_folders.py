@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hemoscan.trainer.data import DESCRIPTION
+
 RECORD: dict[str, Any] = {
     "format": 1,
     "recipe": "report",
-    "data": "drawn",
+    "data": DESCRIPTION,
     "init": "scratch",
     "input": "brain",
     "reweigh_groups": False,

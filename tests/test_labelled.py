@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from factories import make_ct, to_bytes
 from PIL import Image
 from trainer_data import slice_image
 
-from hemoscan.card import BRAIN, RAW, InputSpec
+from hemoscan.card import BRAIN, HEAD, RAW, InputSpec
 from hemoscan.decode import DecodeOptions, decode
 from hemoscan.errors import DataError
 from hemoscan.preprocess import preprocess
@@ -158,6 +159,26 @@ def test_images_without_label_are_passed_over(dicoms: Path):
 def cluster_sets(data: DataSet) -> set[frozenset[int]]:
     numbers = data.labelled.clusters
     return {frozenset(np.flatnonzero(numbers == number).tolist()) for number in numbers}
+
+
+INPUTS = {"brain": BRAIN, "raw": RAW, "head": HEAD, "small": replace(BRAIN, size=32)}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_all_inputs_divide_the_slices_alike(tmp_path: Path, name: str):
+    """Duplicates are those at 0 to 70 HU: neither detail that an input hides nor bone that it shows makes others."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    images = [np.pad(slice_image(LABELS[i], i, size=24), 8) for i in range(SLICES)]
+    images[3] = images[1].copy()
+    images[5] = np.where(images[1] > 70, 90, images[1])  # brighter bone alone
+    images[7] = images[1].copy()
+    images[7][1, 1] = 1  # outside the head, and too little for a smaller image
+    for i, image in enumerate(images):
+        Image.fromarray(image.astype(np.uint8)).save(folder / f"{i}.png")
+    rows = [f"{i},{LABELS[i]}" for i in range(SLICES)]
+    found = load(folder, "id,label", rows, INPUTS[name])
+    assert cluster_sets(found) == {frozenset({1, 3, 5}), *(frozenset({i}) for i in range(SLICES) if i not in {1, 3, 5})}
 
 
 def test_slices_of_one_study_stay_together(dicoms: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,49 @@ def test_an_accuracy_that_can_be_right_is_compared(here: Path):
     rows = table(section(document("run"), "report", "brain"), HEADINGS[0])
     place = next(index for index, row in enumerate(rows) if row[0] == "resnet-bias")
     assert float(rows[place + 2][2]) == pytest.approx(number(rows[place][2]) - 88.63, abs=0.0101)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, "difference"),
+        ({"init": "imagenet"}, "difference"),
+        ({"epochs": 5}, "difference (recipe changed)"),
+        ({"recipe": "strong", "epochs": 15, "input": "head"}, ""),
+        ({"data": "a label file of its own"}, ""),
+    ],
+    ids=["in full", "another start", "fewer epochs", "another recipe", "other data"],
+)
+def test_only_the_reports_recipe_on_its_data_is_set_beside_the_report(here: Path, changed: dict[str, Any], says: str):
+    drawn_run(here / "run", "densenet-bias", **changed)
+    text = document("run")
+    recipe = changed.get("recipe", "report")
+    found = section(text, recipe, changed.get("input", "brain"))
+    rows = table(found, HEADINGS[0])
+    place = next(index for index, row in enumerate(rows) if row[0] == "densenet-bias")
+    beside = [row[1] for row in takewhile(lambda row: not row[0], rows[place + 1 :])]
+    assert beside == (["the report", says] if says else [])
+    assert ("F1 less the report's" in found) == bool(says)
+    assert ("This is not the report's recipe" in found) == (recipe != "report")
+    ranking = next(row for row in table(found, HEADINGS[1]) if row[0] == "densenet-bias")
+    if says:
+        assert number(ranking[-1]) == pytest.approx(number(ranking[-2]) - PUBLISHED["densenet-bias"].f1, abs=0.0101)
+        assert ranking[-1].endswith("(recipe changed)") == says.endswith("(recipe changed)")
+    full = says == "difference"
+    assert f"input `brain`: {int(full)} of 8 in full" in text
+    assert ("on other data only: densenet-bias" in text) == ("data" in changed)
+
+
+def test_rows_on_other_data_stand_beside_those_on_the_reports_without_a_difference(here: Path):
+    drawn_run(here / "a", "densenet-bias")
+    drawn_run(here / "b", "densenet-bias", data="a label file of its own", epochs=3)
+    text = document("a", "b")
+    found = section(text, "report", "brain")
+    assert not reduced(text, "report", "brain"), "fewer epochs on other data are no trial of these"
+    differences = {row[0]: row[-1] for row in table(found, HEADINGS[1]) if row[-1] != "-"}
+    own, ours = sorted(differences, key=lambda label: "a label file of its own" not in label)
+    assert differences[own] == "not compared"
+    assert float(differences[ours]) != 0
 
 
 def test_all_eight_are_listed_and_what_was_not_run_says_so(here: Path):

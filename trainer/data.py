@@ -202,7 +202,8 @@ def _decode(
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
             raise DataError(f"image {name}: cannot be decoded: {error}") from error
         pixels[number], levels[number] = preprocess(grey, spec), grey.max()
-        # Of one input whatever the run's, so that all runs divide the slices alike.
+        # Of one input whatever the run's, so that all runs divide the slices alike; what two images show above 70 HU
+        # is not shown to most networks, and does not make them two.
         digests[number] = digest(preprocess(grey, BRAIN))
 
     with ThreadPoolExecutor(usable_cores()) as pool:

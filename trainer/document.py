@@ -16,6 +16,7 @@ from hemoscan.trainer.rows import (
     describe_epochs,
     describe_init,
     describe_limit,
+    is_comparable,
     is_in_full,
 )
 from hemoscan.trainer.submission import Submission
@@ -95,13 +96,15 @@ def _what_was_run(sections: Sequence[Section]) -> str:
     lines = []
     for section in sections:
         if section.recipe == REPORT_RECIPE and not section.reduced:
-            run, trials = section.experiments, _trials(sections, section)
             settings = [row.result.setting for row in section.rows if row.result is not None]
+            run = {one.experiment for one in settings if is_comparable(one)}
             full = {one.experiment for one in settings if is_in_full(one)}
+            elsewhere, trials = section.experiments - run, _trials(sections, section) - section.experiments
             found = {
                 "changed (epochs, pixels, groups or rate)": run - full,
-                "reduced only": trials - run,
-                "not run": set(MODEL_NAMES) - run - trials,
+                "on other data only": elsewhere,
+                "reduced only": trials,
+                "not run": set(MODEL_NAMES) - run - elsewhere - trials,
             }
             texts = [
                 f"{what}: {', '.join(sorted(names, key=MODEL_NAMES.index))}" for what, names in found.items() if names
@@ -119,7 +122,11 @@ def _trials(sections: Sequence[Section], of: Section) -> set[str]:
 
 
 def _against_baselines(section: Section) -> str:
-    """Say how many rows rank better than the best baseline, beyond what resampling explains."""
+    """Say how many rows have an interval of the AUC that lies above the best baseline's AUC.
+
+    That is no test of the difference: the baseline's own interval is not counted, and where there are several splits,
+    the best baseline may be that of another one.
+    """
     if not section.baselines:
         return ""
     found = {row.label: row.figures.estimates["auc"].value or 0.0 for row in section.baselines}
@@ -128,7 +135,7 @@ def _against_baselines(section: Section) -> str:
     above = sum(low is not None and low > found[best] for low in ends)
     return (
         f"The AUC of {above} of {len(ends)} rows lies, with its whole interval, above that of the best baseline "
-        f"({best.removeprefix('baseline: ')}, {found[best]:.3f})."
+        f"({best.removeprefix('baseline: ')}, {found[best]:.3f}, whose own interval is not counted)."
     )
 
 
@@ -152,6 +159,10 @@ another row of the same experiment, which stands for it above. They show that an
 are no measure of what it reaches."""
 
 
+OTHER_RECIPE = """This is not the report's recipe: the rows are to be compared with each other, and no difference to the
+report's figures is given."""
+
+
 def _section(section: Section, pictures: Sequence[str], trials: set[str]) -> str:
     title = f"## {section.title[0].upper()}{section.title[1:]}"
     if section.input in INPUT_WORDS:
@@ -159,7 +170,8 @@ def _section(section: Section, pictures: Sequence[str], trials: set[str]) -> str
     if not section.rows:
         missing = [name for name in MODEL_NAMES if name not in trials]
         return f"{title}\n\nNot run: {', '.join(missing) or 'none, but see the reduced runs below'}."
-    parts = [title, REDUCED if section.reduced else "", "### At 0.5", at_half(section, trials)]
+    apart = [] if section.recipe == REPORT_RECIPE else [OTHER_RECIPE]
+    parts = [title, *apart, REDUCED if section.reduced else "", "### At 0.5", at_half(section, trials)]
     parts += ["### Ranking, and at a chosen threshold", at_chosen(section, trials), _against_baselines(section)]
     parts += ["### Within groups", within_groups(section)]
     parts += ["### How each was trained", training_table(section), *pictures]
@@ -209,11 +221,13 @@ In brackets: how many of the {total} rows.
 - **Input.** The report feeds the PNGs' grey values as they are (`raw`), whose largest one tells the site.
   Here: {inputs}.
 - **Evaluation.** The report has cross-validation over the {LABELLED:,} labelled slices. Here: {splits}.
-- **Data.** The report's is the Unibuc "brain anomaly detection" set. Here: {data}.
+- **Data.** The report's is the Unibuc "brain anomaly detection" set; for rows on others no difference is given.
+  Here: {data}.
 - **Slices.** The report uses all of them. Here: {slices}.
 - **Epochs.** The report trains {REPORT_EPOCHS} epochs at 224x224. Here: {epochs}.
-- **Recipe.** Rows of another recipe than the report's are to be compared with each other, not with the report. Here:
-  {recipes}.
+- **Recipe.** Rows of another recipe than the report's are to be compared with each other, not with the report; no
+  difference is given for them. Beside those of its recipe with other epochs, pixels, groups or rate stands `recipe
+  changed`. Here: {recipes}.
 - **Private and public scores.** The challenge's server gave them. The test labels are not published, so nobody can
   recompute them, and no row here has such scores.
 - **Accuracies that cannot be right.** {len(impossible)} printed accuracies contradict their own precision and recall at

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan.trainer.baselines import BASELINES, Features, SplitFeatures, baseline_logits
+from hemoscan.trainer.data import DESCRIPTION
 from hemoscan.trainer.experiments import Recipe
 from hemoscan.trainer.metrics import probabilities
 from hemoscan.trainer.plots import Curve
@@ -115,16 +116,26 @@ def is_reduced(setting: Setting, others: Sequence[Result]) -> bool:
     """Return whether a training is a trial, not the row that stands for its experiment.
 
     So it is with fewer slices, with fewer pixels than the report's in the report's recipe, or with a smaller budget
-    than that of another of the same recipe, input and experiment; never if it is just what the report did.
+    than that of another of the same recipe, input, experiment and data; never if its recipe is just the report's.
     """
-    if is_in_full(setting):
+    if _is_unchanged(setting):
         return False
-    same = [one.setting for one in others if one.setting.experiment == setting.experiment]
+    here = (setting.experiment, setting.data)
+    same = [one.setting for one in others if (one.setting.experiment, one.setting.data) == here]
     return _is_small(setting) or any(setting.budget < one.budget for one in same if not _is_small(one))
 
 
+def is_comparable(setting: Setting) -> bool:
+    """Return whether a training can be set beside the report: its recipe, maybe shorter or longer, on its data."""
+    return setting.recipe == REPORT_RECIPE and setting.data == DESCRIPTION
+
+
 def is_in_full(setting: Setting) -> bool:
-    """Return whether a training has the report's recipe unchanged, but for start and held-out slices."""
+    """Return whether a training has the report's recipe unchanged, but for start and held-out slices, on its data."""
+    return is_comparable(setting) and _is_unchanged(setting)
+
+
+def _is_unchanged(setting: Setting) -> bool:
     report = Recipe()
     names = (
         *("reweigh_groups", "epochs", "size", "sizes", "negatives", "ema", "learning_rate", "batch_size"),
@@ -149,6 +160,7 @@ def _row(result: Result, label: str) -> Row:
     devices = sorted({str(run.record["device"]) for run in result.runs})
     how = [f"{describe_epochs(setting)} {describe_init(setting.init)}"]
     how += [f"first {setting.limit:,} slices"] * bool(setting.limit) + [result.split, *devices]
+    how += [setting.data] * (setting.data != DESCRIPTION)
     how += ["groups reweighed"] * setting.reweigh_groups
     how += [text for text in (describe_negatives(setting), describe_average(setting)) if text]
     return Row(
