@@ -114,11 +114,12 @@ def test_an_accuracy_that_can_be_right_is_compared(here: Path):
     [
         ({}, "difference"),
         ({"init": "imagenet"}, "difference"),
+        ({"data": "Unibuc brain anomaly detection (in the words of an earlier version)"}, "difference"),
         ({"epochs": 5}, "difference (recipe changed)"),
         ({"recipe": "strong", "epochs": 15, "input": "head"}, ""),
         ({"data": "a label file of its own"}, ""),
     ],
-    ids=["in full", "another start", "fewer epochs", "another recipe", "other data"],
+    ids=["in full", "another start", "words of before", "fewer epochs", "another recipe", "other data"],
 )
 def test_only_the_reports_recipe_on_its_data_is_set_beside_the_report(here: Path, changed: dict[str, Any], says: str):
     drawn_run(here / "run", "densenet-bias", **changed)
@@ -137,7 +138,8 @@ def test_only_the_reports_recipe_on_its_data_is_set_beside_the_report(here: Path
         assert ranking[-1].endswith("(recipe changed)") == says.endswith("(recipe changed)")
     full = says == "difference"
     assert f"input `brain`: {int(full)} of 8 in full" in text
-    assert ("on other data only: densenet-bias" in text) == ("data" in changed)
+    own = "own" in changed.get("data", "")
+    assert ("on other data only: densenet-bias" in text) == own == ("cpu, a label file of its own" in found)
 
 
 def test_rows_on_other_data_stand_beside_those_on_the_reports_without_a_difference(here: Path):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan.trainer.baselines import BASELINES, Features, SplitFeatures, baseline_logits
-from hemoscan.trainer.data import DESCRIPTION
+from hemoscan.trainer.data import DATA_SET
 from hemoscan.trainer.experiments import Recipe
 from hemoscan.trainer.metrics import probabilities
 from hemoscan.trainer.plots import Curve
@@ -120,14 +120,14 @@ def is_reduced(setting: Setting, others: Sequence[Result]) -> bool:
     """
     if _is_unchanged(setting):
         return False
-    here = (setting.experiment, setting.data)
-    same = [one.setting for one in others if (one.setting.experiment, one.setting.data) == here]
+    here = (setting.experiment, _other_data(setting))
+    same = [one.setting for one in others if (one.setting.experiment, _other_data(one.setting)) == here]
     return _is_small(setting) or any(setting.budget < one.budget for one in same if not _is_small(one))
 
 
 def is_comparable(setting: Setting) -> bool:
     """Return whether a training can be set beside the report: its recipe, maybe shorter or longer, on its data."""
-    return setting.recipe == REPORT_RECIPE and setting.data == DESCRIPTION
+    return setting.recipe == REPORT_RECIPE and not _other_data(setting)
 
 
 def is_in_full(setting: Setting) -> bool:
@@ -145,6 +145,11 @@ def _is_unchanged(setting: Setting) -> bool:
     return setting.recipe == report.name and not setting.limit and unchanged
 
 
+def _other_data(setting: Setting) -> str:
+    """Return the data set, in words, unless it is the report's."""
+    return "" if setting.data.startswith(DATA_SET) else setting.data
+
+
 def _is_small(setting: Setting) -> bool:
     return bool(setting.limit) or (setting.recipe == REPORT_RECIPE and setting.size < REPORT_PIXELS)
 
@@ -160,9 +165,8 @@ def _row(result: Result, label: str) -> Row:
     devices = sorted({str(run.record["device"]) for run in result.runs})
     how = [f"{describe_epochs(setting)} {describe_init(setting.init)}"]
     how += [f"first {setting.limit:,} slices"] * bool(setting.limit) + [result.split, *devices]
-    how += [setting.data] * (setting.data != DESCRIPTION)
     how += ["groups reweighed"] * setting.reweigh_groups
-    how += [text for text in (describe_negatives(setting), describe_average(setting)) if text]
+    how += filter(None, (describe_negatives(setting), describe_average(setting), _other_data(setting)))
     return Row(
         label=label,
         how=", ".join(how),
