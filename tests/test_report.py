@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import takewhile
 from pathlib import Path
@@ -461,9 +462,37 @@ def test_slices_that_the_data_set_lacks_are_said(here: Path, data: Path):
     assert "fitted on the training slices, validation, 40 of 41 slices" in text
 
 
-def test_runs_on_other_data_have_no_baselines(here: Path, data: Path):
-    drawn_run(here / "run", first=900_001)
+@pytest.mark.parametrize("changed", [{"first": 900_001}, {"data": "a label file of its own", "n": 40}])
+def test_runs_on_other_data_have_no_baselines(here: Path, data: Path, changed: dict[str, Any]):
+    """Also where their files bear the names of the data set's."""
+    drawn_run(here / "run", **changed)
     assert "| baseline" not in document("run", "--data", str(data))
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        ({}, ["70", "80"]),
+        ({"groups": {"70": "1234"}}, ["70", "80"]),
+        ({"data": "a label file of its own", "groups": {"70": "town", "80": "city"}}, ["city", "town"]),
+        ({"data": "a label file of its own", "groups": {}}, ["all slices"]),
+    ],
+    ids=["grey levels", "grey levels have no names", "sites", "no groups"],
+)
+def test_groups_of_ones_own_data_bear_their_names(here: Path, changed: dict[str, Any], names: list[str]):
+    labels, groups, logits = draw(800)
+    write_run(
+        here / "run",
+        ids=[str(place) for place in range(800)],
+        labels=labels.tolist(),
+        groups=(groups if len(names) > 1 else np.full(800, -1)).tolist(),
+        logits=logits.tolist(),
+    )
+    path = here / "run" / "densenet-bias.validation.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changed), encoding="utf-8")
+    found = section(document("run"), "report", "brain")
+    header = found.partition("# Within groups\n\n")[2].splitlines()[0]
+    assert [cell.strip() for cell in header.strip("| ").split("|")] == ["model", "split", *names]
 
 
 def test_without_data_the_baselines_are_said_to_lack(here: Path):

@@ -85,9 +85,9 @@ Made by this command; do not edit it by hand:
   sides of a split: the intervals are too narrow and the figures optimistic.{unknown}
 - *At 0.5*: slices with a probability of 0.5 or more are flagged. *At a chosen threshold*: the one with the best F1 on
   other folds' out-of-fold scores; with a single split, each half of it is flagged at the threshold chosen on the other.
-- *Balanced*: the AUC after every group (largest grey level, which tells the header's window, so the site) was reweighed
-  to the same share of positives. *Within groups*: the AUC of each by itself; those with fewer than ten of either label
-  are one, `others`.
+- *Balanced*: the AUC after every group (largest grey level, which tells the header's window, so the site; in data of
+  one's own the label file's `group`) was reweighed to the same share of positives. *Within groups*: the AUC of each by
+  itself; those with fewer than ten of either label are one, `others`.
 - The baselines never look for a hemorrhage. *lookup*: the share of positives among training images of the same largest
   grey level. *histogram*: a logistic regression on the grey levels' frequencies, clamped to 0 to 70.{missing}"""
 

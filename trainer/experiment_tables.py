@@ -18,6 +18,7 @@ from hemoscan.trainer.rows import (
     describe_sizes,
     is_comparable,
     is_in_full,
+    other_data,
 )
 
 MEASURES = ("accuracy", "precision", "recall", "f1")
@@ -110,17 +111,32 @@ def at_chosen(section: Section, trials: Container[str] = ()) -> str:
 def within_groups(section: Section) -> str:
     """Return the AUC of each row in each group by itself, and how many slices and positives each group has."""
     rows = [*section.rows, *section.baselines]
-    groups = sorted({group for row in rows for group in row.figures.within}, key=lambda group: (group < 0, group))
+    groups = [{_group_name(row, group): one for group, one in row.figures.within.items()} for row in rows]
+    names = sorted({name for found in groups for name in found}, key=_group_order)
     sizes: dict[tuple[str, ...], list[str]] = {}
     lines = []
-    for row in rows:
-        found = [row.figures.within.get(group) for group in groups]
+    for row, known in zip(rows, groups, strict=True):
+        found = [known.get(name) for name in names]
         counts = tuple("" if one is None else f"{one.n:,}, {one.positives:,} positive" for one in found)
         sizes.setdefault(counts, ["slices", row.split, *counts])
         cells = ("" if one is None else NOT_DEFINED if one.auc is None else f"{one.auc:.3f}" for one in found)
         lines.append([row.label, row.split, *cells])
-    names = [OTHERS if group < 0 else str(group) for group in groups]
     return table(["model", "split", *names], [*sizes.values(), *lines])
+
+
+def _group_name(row: Row, group: int) -> str:
+    """Return a group's name: of data of one's own as in the label file, else the largest grey level."""
+    if row.result is not None and other_data(row.result.setting):
+        names = row.result.runs[0].record.get("groups")
+        if not names:
+            return "all slices"
+        return OTHERS if group < 0 else str(names.get(str(group), group))
+    return OTHERS if group < 0 else str(group)
+
+
+def _group_order(name: str) -> tuple[bool, bool, int, str]:
+    """Order grey levels by number, names by letter, small groups last."""
+    return name == OTHERS, not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def _ranking(figures: Figures) -> list[str]:

@@ -120,14 +120,14 @@ def is_reduced(setting: Setting, others: Sequence[Result]) -> bool:
     """
     if _is_unchanged(setting):
         return False
-    here = (setting.experiment, _other_data(setting))
-    same = [one.setting for one in others if (one.setting.experiment, _other_data(one.setting)) == here]
+    here = (setting.experiment, other_data(setting))
+    same = [one.setting for one in others if (one.setting.experiment, other_data(one.setting)) == here]
     return _is_small(setting) or any(setting.budget < one.budget for one in same if not _is_small(one))
 
 
 def is_comparable(setting: Setting) -> bool:
     """Return whether a training can be set beside the report: its recipe, maybe shorter or longer, on its data."""
-    return setting.recipe == REPORT_RECIPE and not _other_data(setting)
+    return setting.recipe == REPORT_RECIPE and not other_data(setting)
 
 
 def is_in_full(setting: Setting) -> bool:
@@ -145,7 +145,7 @@ def _is_unchanged(setting: Setting) -> bool:
     return setting.recipe == report.name and not setting.limit and unchanged
 
 
-def _other_data(setting: Setting) -> str:
+def other_data(setting: Setting) -> str:
     """Return the data set, in words, unless it is the report's."""
     return "" if setting.data.startswith(DATA_SET) else setting.data
 
@@ -166,7 +166,7 @@ def _row(result: Result, label: str) -> Row:
     how = [f"{describe_epochs(setting)} {describe_init(setting.init)}"]
     how += [f"first {setting.limit:,} slices"] * bool(setting.limit) + [result.split, *devices]
     how += ["groups reweighed"] * setting.reweigh_groups
-    how += filter(None, (describe_negatives(setting), describe_average(setting), _other_data(setting)))
+    how += filter(None, (describe_negatives(setting), describe_average(setting), other_data(setting)))
     return Row(
         label=label,
         how=", ".join(how),
@@ -250,7 +250,7 @@ def _baselines(result: Result, features: SplitFeatures) -> tuple[Row, ...]:
     everything = features.labelled
     place = {name: number for number, name in enumerate(everything.ids)}
     known = np.array([name in place for name in result.ids])
-    if not known.any():
+    if other_data(result.setting) or not known.any():  # files of other data may bear the same names
         return ()
     labels, groups, folds, clusters = (
         values[known] for values in (result.labels, result.groups, result.folds, result.clusters)
