@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import make_ct, to_bytes
+from factories import make_ct, make_enhanced_ct, to_bytes
 from PIL import Image
 from trainer_data import slice_image
 
@@ -132,6 +132,23 @@ def test_a_window_that_was_guessed_is_told(tmp_path: Path):
     found = load(tmp_path / "images", "id,label", [f"{i},{LABELS[i]}" for i in range(SLICES)])
     guessed = [count for note, count in found.notes if re.fullmatch(r"stretched export: window \d+,\d+ guessed", note)]
     assert sum(guessed) == SLICES
+
+
+def test_frames_of_a_file_are_told_apart_by_their_number(tmp_path: Path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for file in range(2):
+        frames = [slice_image(LABELS[i], i) for i in range(4 * file, 4 * file + 4)]
+        positions = [[0.0, 0.0, 5.0 * i] for i in range(4)]
+        dataset = make_enhanced_ct(np.stack(frames).astype("<u2") + 1024, intercepts=[-1024.0] * 4, positions=positions)
+        (folder / f"{file}.dcm").write_bytes(to_bytes(dataset))
+    rows = [f"{file}.dcm,{frame},{LABELS[4 * file + frame - 1]}" for file in range(2) for frame in range(1, 5)]
+    found = load(folder, "path,frame,label", [*rows, "1.dcm,7,0"])
+    assert found.labelled.ids == tuple(
+        f"{file}.dcm" + (f" frame {frame}" if frame > 1 else "") for file in range(2) for frame in range(1, 5)
+    )
+    assert found.labelled.labels.tolist() == LABELS[:8]
+    assert [one.name for one in found.left_out] == ["1.dcm frame 7"]
 
 
 def test_what_is_not_among_the_slices_is_listed_with_the_reason(dicoms: Path):

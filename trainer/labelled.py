@@ -152,7 +152,9 @@ class _Found:
             )
         joined = join(_as_rows(folder, rows), labels)
         unmatched = np.setdiff1d(np.arange(len(labels)), joined.labels)
-        self.left_out += [LeftOut(labels.keys[place], NOT_FOUND, "no such slice could be read") for place in unmatched]
+        self.left_out += [
+            LeftOut(labels.name_of(place), NOT_FOUND, "no such slice could be read") for place in unmatched.tolist()
+        ]
         slices = [rows[row] for row in joined.rows]
         self.notes = tuple(sorted(Counter(note for found in slices for note in found.notes).items()))
         images = np.array([found.image for found in slices])  # in C order, which stack would not promise
@@ -167,7 +169,7 @@ class _Found:
             column(labels.studies),
             [found.identity.study_uid or None for found in slices],
         )
-        ids = tuple(labels.keys[place] for place in joined.labels)
+        ids = tuple(labels.name_of(place) for place in joined.labels.tolist())
         return Split(ids, images, labels.labels[joined.labels], groups, belongings), names
 
 
