@@ -357,6 +357,15 @@ def test_submissions_are_written_and_named(here: Path):
     assert row[3:] == ["2", "1", "50.00"]
 
 
+@pytest.mark.parametrize(("lacking", "said"), [(None, "2 folds"), (1, "folds 2 of 2")])
+def test_the_folds_that_a_submission_is_from_are_said(here: Path, lacking: int | None, said: str):
+    drawn_folds(here / "run", folds=2, test_logits=[-9.0, 9.0])
+    if lacking:
+        (here / "run" / f"densenet-bias.fold{lacking}of2.json").unlink()
+    (row,) = table(document("run"), "Test images")
+    assert row[:2] == [f"report, brain: densenet-bias ({said})", "`run/submission-densenet-bias.2folds.csv`"]
+
+
 def test_without_test_scores_that_is_said(here: Path):
     drawn_run(here / "run")
     assert "None of the runs scored the unlabelled test images." in document("run")
