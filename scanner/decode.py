@@ -35,6 +35,8 @@ class DecodeOptions:
     """Whether wrapped 12-bit values are unwrapped."""
     most_frames: int | None = None
     """Frames of a file to decode at a time, see `Decoded.more`; None: all, however much memory they take."""
+    keep_field: bool = False
+    """Whether to return `Decoded.field`, too."""
 
 
 def decode(entry: Entry, reader: Reader, options: DecodeOptions) -> list[Decoded]:
@@ -115,7 +117,7 @@ def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> li
 
     try:
         hu, notes = read_raster(content, options.png_window)
-        return [_ready(blank, HUFrame(hu, 1, blank.identity, notes), options.spec)]
+        return [_ready(blank, HUFrame(hu, 1, blank.identity, notes), options)]
     except NotForModelError as error:
         return [replace(blank, status=SKIPPED, reason=str(error))]
     except ImageError as error:
@@ -124,19 +126,22 @@ def _decode_raster(content: bytes, blank: Decoded, options: DecodeOptions) -> li
         return [replace(blank, status=ERROR, reason=f"cannot be read: {type(error).__name__}")]
 
 
-def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
+def _ready(blank: Decoded, frame: HUFrame, options: DecodeOptions) -> Decoded:
     from hemoscan.content import content_notes, flooded_by_metal  # noqa: PLC0415
     from hemoscan.preprocess import focus, whole_field  # noqa: PLC0415
 
+    spec = options.spec
     rows, columns = frame.hu.shape
     notes = frame.notes if rows == columns else (*frame.notes, f"padded to a square from {rows} x {columns}")
     field = whole_field(frame.hu, spec)
     # The content is judged on the whole field of view, through which most cards, such as BRAIN's, look at it anyway.
     same = field.shape == (BRAIN.size, BRAIN.size) and spec.limits == BRAIN.limits
-    notes += content_notes(field if same else whole_field(frame.hu, BRAIN))
+    brain = field if same else whole_field(frame.hu, BRAIN)
+    notes += content_notes(brain)
     if OUT_OF_DISTRIBUTION not in notes and flooded_by_metal(frame.hu):
         notes += (OUT_OF_DISTRIBUTION,)
-    return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=focus(field, spec))
+    kept = brain if options.keep_field else None
+    return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=focus(field, spec), field=kept)
 
 
 def _decode_dicom(content: bytes, blank: Decoded, options: DecodeOptions, first: int) -> list[Decoded]:
@@ -170,7 +175,7 @@ def _decode_frame(header: Dataset, index: int, blank: Decoded, options: DecodeOp
     try:
         frame = read_frame(header, index, blank.identity, repair_12_bit=options.repair_12_bit)
         frame = replace(frame, notes=(*header_notes(header, index), *frame.notes))
-        return _ready(blank, frame, options.spec)
+        return _ready(blank, frame, options)
     except NotForModelError as error:
         return replace(blank, frame=index + 1, status=SKIPPED, reason=str(error))
     except ImageError as error:

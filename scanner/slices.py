@@ -65,6 +65,8 @@ class Decoded:
     notes: tuple[str, ...] = ()
     image: NDArray[np.uint8] | None = None
     """Shape (size, size), the network's input; None unless `status` is ok."""
+    field: NDArray[np.uint8] | None = None
+    """Shape (224, 224), the whole field of view at 0 to 70 HU, whatever the input; None unless it was asked for."""
     status: str = OK
     reason: str = ""
     """Why the status is not ok."""

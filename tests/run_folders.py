@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hemoscan.trainer.data import DESCRIPTION
+
 RECORD: dict[str, Any] = {
     "format": 1,
     "recipe": "report",
-    "data": "drawn",
+    "data": DESCRIPTION,
     "init": "scratch",
     "input": "brain",
     "reweigh_groups": False,
@@ -60,10 +62,11 @@ def write_run(
     labels: Iterable[int],
     groups: Iterable[int],
     logits: Iterable[float],
+    clusters: Iterable[int] | None = None,
     test_logits: Sequence[float] | None = None,
     **changed: Any,
 ) -> Path:
-    """Write a finished training; return its record's path."""
+    """Write a finished training, as earlier versions did without clusters; return its record's path."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = list(labels)
     record = {
@@ -77,9 +80,10 @@ def write_run(
     record.setdefault("history", drawn_history(record["epochs"]))
     path = folder / f"{experiment}.{split}.json"
     path.write_text(json.dumps(record), encoding="utf-8")
-    write_csv(
-        path.with_suffix(".csv"), ("id", "label", "group", "logit"), zip(ids, labels, groups, logits, strict=True)
-    )
+    columns: dict[str, Iterable[object]] = {"id": ids, "label": labels, "group": groups, "logit": logits}
+    if clusters is not None:
+        columns["cluster"] = clusters
+    write_csv(path.with_suffix(".csv"), tuple(columns), zip(*columns.values(), strict=True))
     if test_logits is not None:
         ids = TEST_IDS[: len(test_logits)]
         write_csv(path.with_suffix(".test.csv"), ("id", "logit"), zip(ids, test_logits, strict=True))

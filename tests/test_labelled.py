@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from factories import make_ct, to_bytes
+from factories import make_ct, make_enhanced_ct, to_bytes
 from PIL import Image
 from trainer_data import slice_image
 
-from hemoscan.card import BRAIN, RAW, InputSpec
+from hemoscan.card import BRAIN, HEAD, RAW, InputSpec
 from hemoscan.decode import DecodeOptions, decode
 from hemoscan.errors import DataError
 from hemoscan.preprocess import preprocess
@@ -133,6 +134,23 @@ def test_a_window_that_was_guessed_is_told(tmp_path: Path):
     assert sum(guessed) == SLICES
 
 
+def test_frames_of_a_file_are_told_apart_by_their_number(tmp_path: Path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for file in range(2):
+        frames = [slice_image(LABELS[i], i) for i in range(4 * file, 4 * file + 4)]
+        positions = [[0.0, 0.0, 5.0 * i] for i in range(4)]
+        dataset = make_enhanced_ct(np.stack(frames).astype("<u2") + 1024, intercepts=[-1024.0] * 4, positions=positions)
+        (folder / f"{file}.dcm").write_bytes(to_bytes(dataset))
+    rows = [f"{file}.dcm,{frame},{LABELS[4 * file + frame - 1]}" for file in range(2) for frame in range(1, 5)]
+    found = load(folder, "path,frame,label", [*rows, "1.dcm,7,0"])
+    assert found.labelled.ids == tuple(
+        f"{file}.dcm" + (f" frame {frame}" if frame > 1 else "") for file in range(2) for frame in range(1, 5)
+    )
+    assert found.labelled.labels.tolist() == LABELS[:8]
+    assert [one.name for one in found.left_out] == ["1.dcm frame 7"]
+
+
 def test_what_is_not_among_the_slices_is_listed_with_the_reason(dicoms: Path):
     write_dicom(dicoms / "study0" / "0.dcm", 0, Modality="MR")
     (dicoms / "study1" / "3.dcm").write_bytes(to_bytes(make_ct(slice_image(0, 3), SOPInstanceUID=uid(3)))[:-900])
@@ -158,6 +176,26 @@ def test_images_without_label_are_passed_over(dicoms: Path):
 def cluster_sets(data: DataSet) -> set[frozenset[int]]:
     numbers = data.labelled.clusters
     return {frozenset(np.flatnonzero(numbers == number).tolist()) for number in numbers}
+
+
+INPUTS = {"brain": BRAIN, "raw": RAW, "head": HEAD, "small": replace(BRAIN, size=32)}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_all_inputs_divide_the_slices_alike(tmp_path: Path, name: str):
+    """Duplicates are those at 0 to 70 HU: neither detail that an input hides nor bone that it shows makes others."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    images = [np.pad(slice_image(LABELS[i], i, size=24), 8) for i in range(SLICES)]
+    images[3] = images[1].copy()
+    images[5] = np.where(images[1] > 70, 90, images[1])  # brighter bone alone
+    images[7] = images[1].copy()
+    images[7][1, 1] = 1  # outside the head, and too little for a smaller image
+    for i, image in enumerate(images):
+        Image.fromarray(image.astype(np.uint8)).save(folder / f"{i}.png")
+    rows = [f"{i},{LABELS[i]}" for i in range(SLICES)]
+    found = load(folder, "id,label", rows, INPUTS[name])
+    assert cluster_sets(found) == {frozenset({1, 3, 5}), *(frozenset({i}) for i in range(SLICES) if i not in {1, 3, 5})}
 
 
 def test_slices_of_one_study_stay_together(dicoms: Path):

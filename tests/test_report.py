@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,51 @@ def test_an_accuracy_that_can_be_right_is_compared(here: Path):
     assert float(rows[place + 2][2]) == pytest.approx(number(rows[place][2]) - 88.63, abs=0.0101)
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, "difference"),
+        ({"init": "imagenet"}, "difference"),
+        ({"data": "Unibuc brain anomaly detection (in the words of an earlier version)"}, "difference"),
+        ({"epochs": 5}, "difference (recipe changed)"),
+        ({"recipe": "strong", "epochs": 15, "input": "head"}, ""),
+        ({"data": "a label file of its own"}, ""),
+    ],
+    ids=["in full", "another start", "words of before", "fewer epochs", "another recipe", "other data"],
+)
+def test_only_the_reports_recipe_on_its_data_is_set_beside_the_report(here: Path, changed: dict[str, Any], says: str):
+    drawn_run(here / "run", "densenet-bias", **changed)
+    text = document("run")
+    recipe = changed.get("recipe", "report")
+    found = section(text, recipe, changed.get("input", "brain"))
+    rows = table(found, HEADINGS[0])
+    place = next(index for index, row in enumerate(rows) if row[0] == "densenet-bias")
+    beside = [row[1] for row in takewhile(lambda row: not row[0], rows[place + 1 :])]
+    assert beside == (["the report", says] if says else [])
+    assert ("F1 less the report's" in found) == bool(says)
+    assert ("This is not the report's recipe" in found) == (recipe != "report")
+    ranking = next(row for row in table(found, HEADINGS[1]) if row[0] == "densenet-bias")
+    if says:
+        assert number(ranking[-1]) == pytest.approx(number(ranking[-2]) - PUBLISHED["densenet-bias"].f1, abs=0.0101)
+        assert ranking[-1].endswith("(recipe changed)") == says.endswith("(recipe changed)")
+    full = says == "difference"
+    assert f"input `brain`: {int(full)} of 8 in full" in text
+    own = "own" in changed.get("data", "")
+    assert ("on other data only: densenet-bias" in text) == own == ("cpu, a label file of its own" in found)
+
+
+def test_rows_on_other_data_stand_beside_those_on_the_reports_without_a_difference(here: Path):
+    drawn_run(here / "a", "densenet-bias")
+    drawn_run(here / "b", "densenet-bias", data="a label file of its own", epochs=3)
+    text = document("a", "b")
+    found = section(text, "report", "brain")
+    assert not reduced(text, "report", "brain"), "fewer epochs on other data are no trial of these"
+    differences = {row[0]: row[-1] for row in table(found, HEADINGS[1]) if row[-1] != "-"}
+    own, ours = sorted(differences, key=lambda label: "a label file of its own" not in label)
+    assert differences[own] == "not compared"
+    assert float(differences[ours]) != 0
+
+
 def test_all_eight_are_listed_and_what_was_not_run_says_so(here: Path):
     drawn_run(here / "run", "resnet-bias")
     text = document("run")
@@ -171,6 +218,27 @@ def test_folds_give_one_row_of_all_their_slices(here: Path):
     drawn = [draw(100, seed) for seed in (1, 2, 3)]
     labels, logits = (np.concatenate([one[place] for one in drawn]) for place in (0, 2))
     assert number(ranking[2]) == pytest.approx(roc_auc_score(labels, logits), abs=0.00051)
+
+
+def test_intervals_are_those_of_patients_where_they_are_known(here: Path):
+    labels, groups, logits = draw(40)
+    values = {name: one.tolist() * 9 for name, one in (("labels", labels), ("groups", groups), ("logits", logits))}
+    ids = [str(place) for place in range(360)]
+    write_run(here / "known", ids=ids, clusters=[place % 40 for place in range(360)], **values)
+    write_run(here / "unknown", "densenet-base", ids=ids, **values)
+    text = document("known", "unknown")
+    found = section(text, "report", "brain")
+    widths = {}
+    for row in table(found, HEADINGS[1]):
+        if row[1] != "not run":
+            low, high = map(float, re.findall(r"[\d.]+", row[2])[1:])
+            widths[row[0]] = high - low
+    assert widths["densenet-bias"] > 2 * widths["densenet-base"]
+    held_out = {row[0]: row[10] for row in table(found, HEADINGS[2])}
+    assert held_out["densenet-bias"] == f"360, {9 * labels.sum()} positive, in 40 clusters"
+    assert held_out["densenet-base"] == f"360, {9 * labels.sum()} positive"
+    assert "- 1 of the 2 rows are of run folders that do not say which slices belong together" in text
+    assert "run folders that do not say" not in document("known")
 
 
 def test_rows_of_one_experiment_are_told_apart(here: Path):
@@ -289,6 +357,15 @@ def test_submissions_are_written_and_named(here: Path):
     assert row[3:] == ["2", "1", "50.00"]
 
 
+@pytest.mark.parametrize(("lacking", "said"), [(None, "2 folds"), (1, "folds 2 of 2")])
+def test_the_folds_that_a_submission_is_from_are_said(here: Path, lacking: int | None, said: str):
+    drawn_folds(here / "run", folds=2, test_logits=[-9.0, 9.0])
+    if lacking:
+        (here / "run" / f"densenet-bias.fold{lacking}of2.json").unlink()
+    (row,) = table(document("run"), "Test images")
+    assert row[:2] == [f"report, brain: densenet-bias ({said})", "`run/submission-densenet-bias.2folds.csv`"]
+
+
 def test_without_test_scores_that_is_said(here: Path):
     drawn_run(here / "run")
     assert "None of the runs scored the unlabelled test images." in document("run")
@@ -394,9 +471,37 @@ def test_slices_that_the_data_set_lacks_are_said(here: Path, data: Path):
     assert "fitted on the training slices, validation, 40 of 41 slices" in text
 
 
-def test_runs_on_other_data_have_no_baselines(here: Path, data: Path):
-    drawn_run(here / "run", first=900_001)
+@pytest.mark.parametrize("changed", [{"first": 900_001}, {"data": "a label file of its own", "n": 40}])
+def test_runs_on_other_data_have_no_baselines(here: Path, data: Path, changed: dict[str, Any]):
+    """Also where their files bear the names of the data set's."""
+    drawn_run(here / "run", **changed)
     assert "| baseline" not in document("run", "--data", str(data))
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        ({}, ["70", "80"]),
+        ({"groups": {"70": "1234"}}, ["70", "80"]),
+        ({"data": "a label file of its own", "groups": {"70": "town", "80": "city"}}, ["city", "town"]),
+        ({"data": "a label file of its own", "groups": {}}, ["all slices"]),
+    ],
+    ids=["grey levels", "grey levels have no names", "sites", "no groups"],
+)
+def test_groups_of_ones_own_data_bear_their_names(here: Path, changed: dict[str, Any], names: list[str]):
+    labels, groups, logits = draw(800)
+    write_run(
+        here / "run",
+        ids=[str(place) for place in range(800)],
+        labels=labels.tolist(),
+        groups=(groups if len(names) > 1 else np.full(800, -1)).tolist(),
+        logits=logits.tolist(),
+    )
+    path = here / "run" / "densenet-bias.validation.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changed), encoding="utf-8")
+    found = section(document("run"), "report", "brain")
+    header = found.partition("# Within groups\n\n")[2].splitlines()[0]
+    assert [cell.strip() for cell in header.strip("| ").split("|")] == ["model", "split", *names]
 
 
 def test_without_data_the_baselines_are_said_to_lack(here: Path):

@@ -12,7 +12,8 @@ from hemoscan.trainer.row_figures import AT_CHOSEN, AT_HALF, figures_of, out_of_
 
 def test_figures_are_those_of_measure():
     labels, groups, logits = draw(300)
-    found, expected = figures_of(logits, labels, groups, np.zeros(300, np.intp)), measure(logits, labels, groups)
+    found = figures_of(logits, labels, groups, np.zeros(300, np.intp), np.arange(300))
+    expected = measure(logits, labels, groups)
     assert (found.n, found.positives) == (300, int(labels.sum()))
     for key in ("auc", "average_precision", "auc_group_balanced"):
         assert found.estimates[key].value == pytest.approx(expected[key])
@@ -25,7 +26,7 @@ def test_figures_are_those_of_measure():
 def test_every_figure_lies_in_its_interval_and_more_slices_narrow_it():
     widths = []
     for n in (100, 2000):
-        found = figures_of(*(draw(n)[place] for place in (2, 0, 1)), np.zeros(n, np.intp))
+        found = figures_of(*(draw(n)[place] for place in (2, 0, 1)), np.zeros(n, np.intp), np.arange(n))
         ends = [(one.low, one.value, one.high) for one in found.estimates.values()]
         assert len(ends) == 11
         for low, value, high in ends:
@@ -37,7 +38,7 @@ def test_every_figure_lies_in_its_interval_and_more_slices_narrow_it():
 
 def test_a_perfect_model_is_as_certain_as_its_slices_allow():
     labels = np.array([0, 1] * 20, np.uint8)
-    found = figures_of(10.0 * labels - 5, labels, np.full(40, 70), np.zeros(40, np.intp))
+    found = figures_of(10.0 * labels - 5, labels, np.full(40, 70), np.zeros(40, np.intp), np.arange(40))
     for name, one in found.estimates.items():
         assert one.value == 1
         share = name.rpartition(".")[2] in {"accuracy", "precision", "recall"}
@@ -47,7 +48,7 @@ def test_a_perfect_model_is_as_certain_as_its_slices_allow():
 
 def test_groups_are_measured_by_themselves():
     labels, groups, logits = draw(300)
-    found = figures_of(logits, labels, groups, np.zeros(300, np.intp)).within
+    found = figures_of(logits, labels, groups, np.zeros(300, np.intp), np.arange(300)).within
     assert set(found) == {70, 80}
     for group, one in found.items():
         inside = groups == group
@@ -57,7 +58,7 @@ def test_groups_are_measured_by_themselves():
 
 def test_precision_of_nothing_flagged_is_not_defined():
     labels = np.array([0, 1] * 20, np.uint8)
-    found = figures_of(np.linspace(-3, -1, 40), labels, np.full(40, 70), np.zeros(40, np.intp))
+    found = figures_of(np.linspace(-3, -1, 40), labels, np.full(40, 70), np.zeros(40, np.intp), np.arange(40))
     assert found.estimates[f"{AT_HALF}.precision"].value is None
     assert found.estimates[f"{AT_HALF}.recall"].value == 0
 
@@ -65,14 +66,14 @@ def test_precision_of_nothing_flagged_is_not_defined():
 def test_each_fold_is_flagged_at_the_threshold_of_the_others():
     labels, _, logits = draw(300)
     scores, folds = probabilities(logits), np.arange(300) % 3 + 1
-    found = out_of_fold_flags(scores, labels, folds)
+    found = out_of_fold_flags(scores, labels, folds, np.arange(300))
     for fold in (1, 2, 3):
         inside = folds == fold
         threshold = best_f1_threshold(scores[~inside], labels[~inside])
         assert found[inside].tolist() == (scores[inside] >= threshold).tolist()
         changed = labels.copy()
         changed[inside] = 1 - changed[inside]
-        assert out_of_fold_flags(scores, changed, folds)[inside].tolist() == found[inside].tolist(), (
+        assert out_of_fold_flags(scores, changed, folds, np.arange(300))[inside].tolist() == found[inside].tolist(), (
             "a fold's own labels change nothing"
         )
 
@@ -81,6 +82,36 @@ def test_a_single_split_is_flagged_by_halves():
     labels, _, logits = draw(200)
     scores = probabilities(logits)
     for fold in (0, 4):
-        found = out_of_fold_flags(scores, labels, np.full(200, fold))
+        found = out_of_fold_flags(scores, labels, np.full(200, fold), np.arange(200))
         assert found.tolist() == cross_fitted_flags(scores, labels).tolist()
     assert at_threshold(found, labels)["f1"] > 0.5
+
+
+def test_slices_of_one_patient_are_drawn_together_and_flagged_at_one_threshold():
+    labels, groups, logits = draw(100)
+    twelve = [np.tile(values, 12) for values in (logits, labels, groups)]
+    patients, nobody = np.tile(np.arange(100), 12), np.arange(1200)
+    found = figures_of(*twelve, np.zeros(1200, np.intp), patients)
+    once = figures_of(logits, labels, groups, np.zeros(100, np.intp), np.arange(100))
+    alone = figures_of(*twelve, np.zeros(1200, np.intp), nobody)
+    assert (found.n, found.clusters, once.clusters, alone.clusters) == (1200, 100, 100, 1200)
+    for name, one in once.estimates.items():
+        copies = found.estimates[name]
+        assert (copies.value, copies.low, copies.high) == pytest.approx((one.value, one.low, one.high)), (
+            "copies of a patient's slice tell nothing new"
+        )
+    for name in ("auc", "average_precision", f"{AT_HALF}.accuracy", f"{AT_HALF}.f1"):
+        low, high = alone.estimates[name].low, alone.estimates[name].high
+        assert found.estimates[name].low < low < high < found.estimates[name].high
+    flags = out_of_fold_flags(probabilities(twelve[0]), twelve[1], np.zeros(1200, np.intp), patients)
+    assert flags.tolist() == np.tile(cross_fitted_flags(probabilities(logits), labels), 12).tolist()
+
+
+def test_a_share_without_a_miss_is_as_certain_as_its_patients_allow():
+    labels = np.array([0, 1] * 20, np.uint8)
+    found, few = (
+        figures_of(10.0 * labels - 5, labels, np.full(40, 70), np.zeros(40, np.intp), clusters).estimates
+        for clusters in (np.arange(40), np.arange(40) // 8)
+    )
+    for name in ("accuracy", "precision", "recall"):
+        assert few[f"{AT_HALF}.{name}"].low < found[f"{AT_HALF}.{name}"].low

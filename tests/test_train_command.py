@@ -217,10 +217,11 @@ def test_the_record_names_no_path_and_no_user(run: Run):
 
 def test_the_logits_of_the_held_out_slices_are_those_of_the_shipped_weights(run: Run):
     rows = rows_of(run.runs / f"{STEM}.csv")
-    assert list(rows[0]) == ["id", "label", "group", "logit"]
+    assert list(rows[0]) == ["id", "label", "group", "logit", "cluster"]
     assert [(row["id"], int(row["label"])) for row in rows] == [(row.id, row.label) for row in VALIDATION]
     _, validation = load_splits(run.data, BRAIN)
     assert [int(row["group"]) for row in rows] == validation.groups.tolist()
+    assert [int(row["cluster"]) for row in rows] == validation.clusters.tolist()
     logits = np.array([float(row["logit"]) for row in rows], np.float32)
     classifier = load_classifier(find_model(NAME, run.weights))
     expected = predict(classifier, validation, torch.device("cpu"), "fp32")
@@ -283,15 +284,56 @@ def test_without_its_checkpoint_a_finished_training_is_known_by_its_record(run: 
     assert f"{STEM}.json: is of another training" in str(other.exception)
 
 
-@pytest.mark.parametrize("lost", ["runs/{STEM}.csv", "runs/{STEM}.test.csv", "runs/{STEM}.json", "weights/{NAME}.json"])
-def test_what_a_finished_training_lost_is_written_again_without_a_step(run: Run, copied: Path, lost: str):
+@pytest.mark.parametrize(
+    ("lost", "damaged"),
+    [
+        ("runs/{STEM}.csv", False),
+        ("runs/{STEM}.test.csv", False),
+        ("runs/{STEM}.json", False),
+        ("weights/{NAME}.json", False),
+        ("weights/{NAME}.json", True),
+        ("weights/{NAME}.safetensors", False),
+        ("weights/{NAME}.safetensors", True),
+    ],
+)
+def test_what_a_finished_training_lost_is_written_again_without_a_step(
+    run: Run, copied: Path, lost: str, damaged: bool
+):
     path = copied / lost.format(STEM=STEM, NAME=NAME)
-    before = path.read_text(encoding="utf-8")
-    path.unlink()
+    before = path.read_bytes()
+    if damaged:
+        path.write_bytes(before[:-9])
+    else:
+        path.unlink()
     again = invoke(options_of(run.data, copied))
     assert again.exit_code == 0, again.output
     assert " epoch " not in again.stderr
-    assert path.read_text(encoding="utf-8") == before
+    if "weights" in lost:
+        assert f"{STEM}: {NAME}.json or its weights lost or damaged; written again from" in again.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_training_that_lost_weights_and_checkpoint_is_trained_again_to_the_same_weights(run: Run, copied: Path):
+    path = copied / "weights" / f"{NAME}.safetensors"
+    before = path.read_bytes()
+    path.unlink()
+    (copied / "runs" / f"{STEM}.checkpoint.pt").unlink()
+    again = invoke(options_of(run.data, copied))
+    assert again.exit_code == 0, again.output
+    assert f"{NAME}.json or its weights lost or damaged; trained again" in again.stderr
+    assert len(re.findall(rf"{NAME} validation epoch \d+:", again.stderr)) == EPOCHS
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpoint", "record alone"])
+def test_fewer_epochs_never_replace_a_finished_training(run: Run, copied: Path, checkpoint: bool):
+    if not checkpoint:
+        (copied / "runs" / f"{STEM}.checkpoint.pt").unlink()
+    before = (copied / "weights" / f"{NAME}.safetensors").read_bytes()
+    fewer = invoke(options_of(run.data, copied, sizes=f"32:{EPOCHS - 1}"))
+    assert isinstance(fewer.exception, TrainingError)
+    assert re.search(r"has epochs of .* pixels, asked for are .*--run-dir", str(fewer.exception))
+    assert (copied / "weights" / f"{NAME}.safetensors").read_bytes() == before
 
 
 def test_without_the_test_no_stale_scores_of_it_stay(run: Run, copied: Path):
@@ -449,6 +491,31 @@ def test_the_environment_names_the_data(data: Path, tmp_path: Path, monkeypatch:
     assert "missing.pth: cannot be read" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("changed", "ships"),
+    [
+        ({}, True),
+        ({"input": "head"}, True),
+        ({"recipe": "strong"}, True),
+        ({"input": "raw"}, False),
+        ({"input": "raw", "recipe": "strong"}, False),
+        ({"folds": "2"}, False),
+        ({"limit": "8"}, False),
+    ],
+    ids=lambda value: "=".join(*value.items()) if isinstance(value, dict) and len(value) == 1 else "",
+)
+def test_only_whole_trainings_on_0_to_70_hu_write_where_the_weights_that_ship_are(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], ships: bool
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = options_of(data, tmp_path, init="missing.pth", **changed)
+    del arguments[arguments.index("--weights-dir") : arguments.index("--weights-dir") + 2]
+    result = invoke(arguments)
+    assert "missing.pth: cannot be read" in str(result.exception)
+    assert (tmp_path / "weights").is_dir() == ships
+    assert (tmp_path / "runs" / "weights").is_dir() != ships
+
+
 @pytest.fixture(scope="module")
 def folds(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     out = tmp_path_factory.mktemp("folds")
@@ -502,7 +569,7 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture(row, "L").save(home / "images" / f"{row.id}.png")
     (home / "images" / f"{rows[1].id}.png").write_bytes(b"\x89PNG\r\n\x1a\n but damaged")
     (home / "images" / f"{rows[2].id}.png").unlink()
-    text = "".join(f"images/{row.id}.png,{row.label},P{row.id}\n" for row in rows)
+    text = "".join(f"images/{row.id}.png,{row.label},SOMEBODY{row.id}\n" for row in rows)
     (home / "labels.csv").write_text(f"path,label,patient\n{text}", encoding="utf-8")
     return home
 
@@ -525,6 +592,10 @@ def test_data_of_ones_own_train_and_what_is_left_out_is_listed(own_data: Path, t
     card = find_model(str(tmp_path / "runs" / "weights" / f"{NAME}.json")).card
     assert "RSNA" not in card.notice
     assert str(own_data) not in card.to_json() + json.dumps(record)
+    clusters = [int(row["cluster"]) for row in rows_of(tmp_path / "runs" / f"{STEM}.csv")]
+    assert len(clusters) == record["n"]
+    for path in [*(tmp_path / "runs").glob("*.csv"), *(tmp_path / "runs").glob("*.json")]:
+        assert "SOMEBODY" not in path.read_text(encoding="utf-8"), "who a patient is goes nowhere"
     shutil.rmtree(tmp_path)
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import TEST_IDS, drawn_folds, drawn_run, write_csv, write_run
+from run_folders import RECORD, TEST_IDS, drawn_folds, drawn_history, drawn_run, write_csv, write_run
 
 from hemoscan.errors import ResultsError
+from hemoscan.trainer.records import RunFiles
 from hemoscan.trainer.rows import is_reduced, make_sections
+from hemoscan.trainer.splits import Split
 from hemoscan.trainer.trainings import read_run_folders
 
 
@@ -40,6 +42,44 @@ def test_a_training_is_read_as_it_was_written(tmp_path: Path):
     setting = found.setting
     assert (setting.experiment, setting.epochs, setting.init) == ("resnet-weight", 4, "imagenet")
     assert setting.sizes == ((112, 3), (224, 1))
+
+
+def test_what_a_training_writes_says_which_slices_belong_together_and_of_no_patient(tmp_path: Path):
+    split = Split(
+        ("b", "a", "c", "d"),
+        np.zeros((4, 2, 2), np.uint8),
+        np.array([0, 1, 0, 1], np.uint8),
+        np.array([70, 70, -1, -1]),
+        np.array([7, 7, 9, 7]),
+    )
+    record = {**RECORD, "experiment": "densenet-bias", "split": "validation", "n": 4, "positives": 2}
+    files = RunFiles(tmp_path, "densenet-bias.validation")
+    files.write({**record, "history": drawn_history(7)}, (split, np.array([-1, 2, 0.5, 1], np.float32)), None)
+    assert files.held_out.read_text(encoding="utf-8").splitlines() == [
+        "id,label,group,logit,cluster",
+        "b,0,70,-1,7",
+        "a,1,70,2,7",
+        "c,0,-1,0.5,9",
+        "d,1,-1,1,7",
+    ]
+    (found,) = read_run_folders([tmp_path])
+    assert found.knows_clusters
+    assert found.clusters.tolist() == [0, 0, 1, 0]
+    row = next(row for section in make_sections([found], None) for row in section.rows)
+    assert (row.clusters.tolist(), row.figures.clusters) == ([0, 0, 1, 0], 2)
+
+
+def test_clusters_of_two_folds_are_apart_and_without_the_column_each_slice_is_one(tmp_path: Path):
+    values = {"labels": [0, 1, 0], "groups": [70, 70, 70], "logits": [0, 1, 2]}
+    write_run(tmp_path, split="fold1of2", ids=["a", "b", "c"], clusters=[4, 2, 4], **values)
+    write_run(tmp_path, split="fold2of2", ids=["d", "e", "f"], clusters=[4, 4, 4], **values)
+    (found,) = read_run_folders([tmp_path])
+    assert found.clusters.tolist() == [1, 0, 1, 3, 3, 3]
+    assert found.knows_clusters
+    write_run(tmp_path, split="fold2of2", ids=["d", "e", "f"], **values)
+    (found,) = read_run_folders([tmp_path])
+    assert found.clusters.tolist() == [1, 0, 1, 3, 4, 5]
+    assert not found.knows_clusters
 
 
 def test_folds_are_joined_out_of_fold(tmp_path: Path):
@@ -181,6 +221,9 @@ COLUMNS = "id,label,group,logit"
         pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70,x"), "logit: .*'x'; legal: numbers", id="no number"),
         pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70"), "logit: .*''; legal: numbers", id="short row"),
         pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70,nan"), "line 3: logit nan; legal: finite", id="NaN"),
+        pytest.param(
+            _scores(f"{COLUMNS},cluster", "a,0,70,1,0", "b,1,70,1,P7"), "cluster: .*'P7'; legal: numbers", id="cluster"
+        ),
     ],
 )
 def test_what_is_malformed_is_refused_with_its_file(tmp_path: Path, break_it: Callable[[Path], None], message: str):

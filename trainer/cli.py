@@ -115,7 +115,8 @@ from hemoscan.console import device_option, png_window_option
     "--weights-dir",
     "weights_folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where weights and cards are written.  [default: weights; with --folds, --labels or --limit RUN-DIR/weights]",
+    help="Where weights and cards are written.  "
+    "[default: weights; with --folds, --labels, --limit or --input raw RUN-DIR/weights]",
 )
 @click.option(
     "--test/--no-test",

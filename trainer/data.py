@@ -30,7 +30,9 @@ from hemoscan.trainer.splits import DataSet, Slices, Split
 IMAGE_SUFFIXES = (".png", ".webp")
 VALIDATION_IDS = range(15_001, 17_001)
 TEST_IDS = range(17_001, 22_150)
-DESCRIPTION = "Unibuc brain anomaly detection, a subset of RSNA 2019"
+DATA_SET = "Unibuc brain anomaly detection"
+"""How descriptions of the data set begin, those of records of earlier versions among them."""
+DESCRIPTION = f"{DATA_SET}, a subset of RSNA 2019"
 NOTICE = (
     "Research use only, not for diagnosis. Trained on slices derived from the RSNA 2019 Brain CT Hemorrhage data set: "
     "non-commercial use; cite Flanders et al., Radiology: Artificial Intelligence 2020, 2(3):e190211."
@@ -202,7 +204,8 @@ def _decode(
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
             raise DataError(f"image {name}: cannot be decoded: {error}") from error
         pixels[number], levels[number] = preprocess(grey, spec), grey.max()
-        # Of one input whatever the run's, so that all runs divide the slices alike.
+        # Of one input whatever the run's, so that all runs divide the slices alike; what two images show above 70 HU
+        # is not shown to most networks, and does not make them two.
         digests[number] = digest(preprocess(grey, BRAIN))
 
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -16,6 +16,7 @@ from hemoscan.trainer.rows import (
     describe_epochs,
     describe_init,
     describe_limit,
+    is_comparable,
     is_in_full,
 )
 from hemoscan.trainer.submission import Submission
@@ -47,14 +48,23 @@ def write_document(
     baselines
         Why there are no baseline rows; empty if there are.
     """
-    parts = [_opening(command, baselines), _what_was_run(sections), _published()]
+    parts = [_opening(sections, command, baselines), _what_was_run(sections), _published()]
     parts += [_section(section, pictures.get(section.name, ()), _trials(sections, section)) for section in sections]
     parts += [_test_images(submissions), _differences(sections)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _opening(command: str, baselines: str) -> str:
+def _opening(sections: Sequence[Section], command: str, baselines: str) -> str:
     missing = f"\n- The baselines were not measured: {baselines}." if baselines else ""
+    runs = [row.result for section in sections for row in section.rows if row.result is not None]
+    alone = sum(not run.knows_clusters for run in runs)
+    unknown = (
+        f"""
+- {alone} of the {len(runs)} rows are of run folders that do not say which slices belong together: there, each counts
+  by itself."""
+        if alone
+        else ""
+    )
     return f"""# The report's experiments, run again
 
 Made by this command; do not edit it by hand:
@@ -67,14 +77,17 @@ Made by this command; do not edit it by hand:
 
 - Accuracy, precision, recall and F1 are in percent, differences in percentage points; AUC and average precision (AP)
   lie between 0 and 1.
-- In brackets: {100 * BOOTSTRAP.level:g} % intervals from {BOOTSTRAP.resamples:,} bootstrap resamples of the slices;
-  thresholds are not chosen anew in each. No patient ids come with the data, so slices of one patient count as
-  independent and can lie on both sides of a split: the intervals are too narrow and the figures optimistic.
+- In brackets: {100 * BOOTSTRAP.level:g} % intervals from {BOOTSTRAP.resamples:,} bootstrap resamples of clusters;
+  thresholds are not chosen anew in each. Slices that are known to belong together are one cluster, which lies on one
+  side of a split, and whose slices are drawn together: exact duplicates, and in data of one's own those of a patient or
+  a study.
+- No patient ids come with the report's data, so there slices of one patient count as independent and can lie on both
+  sides of a split: the intervals are too narrow and the figures optimistic.{unknown}
 - *At 0.5*: slices with a probability of 0.5 or more are flagged. *At a chosen threshold*: the one with the best F1 on
   other folds' out-of-fold scores; with a single split, each half of it is flagged at the threshold chosen on the other.
-- *Balanced*: the AUC after every group (largest grey level, which tells the header's window, so the site) was reweighed
-  to the same share of positives. *Within groups*: the AUC of each by itself; those with fewer than ten of either label
-  are one, `others`.
+- *Balanced*: the AUC after every group (largest grey level, which tells the header's window, so the site; in data of
+  one's own the label file's `group`) was reweighed to the same share of positives. *Within groups*: the AUC of each by
+  itself; those with fewer than ten of either label are one, `others`.
 - The baselines never look for a hemorrhage. *lookup*: the share of positives among training images of the same largest
   grey level. *histogram*: a logistic regression on the grey levels' frequencies, clamped to 0 to 70.{missing}"""
 
@@ -83,13 +96,15 @@ def _what_was_run(sections: Sequence[Section]) -> str:
     lines = []
     for section in sections:
         if section.recipe == REPORT_RECIPE and not section.reduced:
-            run, trials = section.experiments, _trials(sections, section)
             settings = [row.result.setting for row in section.rows if row.result is not None]
+            run = {one.experiment for one in settings if is_comparable(one)}
             full = {one.experiment for one in settings if is_in_full(one)}
+            elsewhere, trials = section.experiments - run, _trials(sections, section) - section.experiments
             found = {
                 "changed (epochs, pixels, groups or rate)": run - full,
-                "reduced only": trials - run,
-                "not run": set(MODEL_NAMES) - run - trials,
+                "on other data only": elsewhere,
+                "reduced only": trials,
+                "not run": set(MODEL_NAMES) - run - elsewhere - trials,
             }
             texts = [
                 f"{what}: {', '.join(sorted(names, key=MODEL_NAMES.index))}" for what, names in found.items() if names
@@ -107,7 +122,11 @@ def _trials(sections: Sequence[Section], of: Section) -> set[str]:
 
 
 def _against_baselines(section: Section) -> str:
-    """Say how many rows rank better than the best baseline, beyond what resampling explains."""
+    """Say how many rows have an interval of the AUC that lies above the best baseline's AUC.
+
+    That is no test of the difference: the baseline's own interval is not counted, and where there are several splits,
+    the best baseline may be that of another one.
+    """
     if not section.baselines:
         return ""
     found = {row.label: row.figures.estimates["auc"].value or 0.0 for row in section.baselines}
@@ -116,7 +135,7 @@ def _against_baselines(section: Section) -> str:
     above = sum(low is not None and low > found[best] for low in ends)
     return (
         f"The AUC of {above} of {len(ends)} rows lies, with its whole interval, above that of the best baseline "
-        f"({best.removeprefix('baseline: ')}, {found[best]:.3f})."
+        f"({best.removeprefix('baseline: ')}, {found[best]:.3f}, whose own interval is not counted)."
     )
 
 
@@ -140,6 +159,10 @@ another row of the same experiment, which stands for it above. They show that an
 are no measure of what it reaches."""
 
 
+OTHER_RECIPE = """This is not the report's recipe: the rows are to be compared with each other, and no difference to the
+report's figures is given."""
+
+
 def _section(section: Section, pictures: Sequence[str], trials: set[str]) -> str:
     title = f"## {section.title[0].upper()}{section.title[1:]}"
     if section.input in INPUT_WORDS:
@@ -147,7 +170,8 @@ def _section(section: Section, pictures: Sequence[str], trials: set[str]) -> str
     if not section.rows:
         missing = [name for name in MODEL_NAMES if name not in trials]
         return f"{title}\n\nNot run: {', '.join(missing) or 'none, but see the reduced runs below'}."
-    parts = [title, REDUCED if section.reduced else "", "### At 0.5", at_half(section, trials)]
+    apart = [] if section.recipe == REPORT_RECIPE else [OTHER_RECIPE]
+    parts = [title, *apart, REDUCED if section.reduced else "", "### At 0.5", at_half(section, trials)]
     parts += ["### Ranking, and at a chosen threshold", at_chosen(section, trials), _against_baselines(section)]
     parts += ["### Within groups", within_groups(section)]
     parts += ["### How each was trained", training_table(section), *pictures]
@@ -197,11 +221,13 @@ In brackets: how many of the {total} rows.
 - **Input.** The report feeds the PNGs' grey values as they are (`raw`), whose largest one tells the site.
   Here: {inputs}.
 - **Evaluation.** The report has cross-validation over the {LABELLED:,} labelled slices. Here: {splits}.
-- **Data.** The report's is the Unibuc "brain anomaly detection" set. Here: {data}.
+- **Data.** The report's is the Unibuc "brain anomaly detection" set; for rows on others no difference is given.
+  Here: {data}.
 - **Slices.** The report uses all of them. Here: {slices}.
 - **Epochs.** The report trains {REPORT_EPOCHS} epochs at 224x224. Here: {epochs}.
-- **Recipe.** Rows of another recipe than the report's are to be compared with each other, not with the report. Here:
-  {recipes}.
+- **Recipe.** Rows of another recipe than the report's are to be compared with each other, not with the report; no
+  difference is given for them. Beside those of its recipe with other epochs, pixels, groups or rate stands `recipe
+  changed`. Here: {recipes}.
 - **Private and public scores.** The challenge's server gave them. The test labels are not published, so nobody can
   recompute them, and no row here has such scores.
 - **Accuracies that cannot be right.** {len(impossible)} printed accuracies contradict their own precision and recall at

@@ -183,7 +183,7 @@ def load(source: Source, labels: Labels) -> Loaded:
         flagged_by=flagged_by,
         clustered_by=clustered_by,
         unlabelled=tuple(scores.name_of(row) for row in range(len(scores)) if row not in matched_rows),
-        unscored=tuple(key for place, key in enumerate(labels.keys) if place not in matched_labels),
+        unscored=tuple(labels.name_of(place) for place in range(len(labels)) if place not in matched_labels),
     )
 
 

@@ -10,7 +10,16 @@ from hemoscan.trainer.bootstrap import Estimate
 from hemoscan.trainer.evaluation import OTHERS
 from hemoscan.trainer.published import PUBLISHED
 from hemoscan.trainer.row_figures import AT_CHOSEN, AT_HALF, Figures
-from hemoscan.trainer.rows import REPORT_RECIPE, Row, Section, describe_init, describe_sizes
+from hemoscan.trainer.rows import (
+    REPORT_RECIPE,
+    Row,
+    Section,
+    describe_init,
+    describe_sizes,
+    is_comparable,
+    is_in_full,
+    other_data,
+)
 
 MEASURES = ("accuracy", "precision", "recall", "f1")
 NOT_DEFINED = "not defined"
@@ -23,18 +32,31 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def at_half(section: Section, trials: Container[str] = ()) -> str:
-    """Set the figures at 0.5 beside the report's, but those of reduced runs, which experiments of `trials` have."""
+    """Return the figures at 0.5, those of the report's recipe beside the report's.
+
+    Reduced runs, which experiments of `trials` have, are not set beside them.
+    """
     lines: list[list[str]] = []
     for name, rows in _named(section):
         printed = ["", "the report", *(f"{getattr(PUBLISHED[name], key):.2f}" for key in MEASURES)]
         for row in rows:
             lines.append([row.label, row.how, *_with_intervals(row.figures, AT_HALF)])
-            if not section.reduced:
-                lines += [printed, ["", "difference", *_differences_at_half(name, row.figures)]]
+            if _is_compared(section, row):
+                lines += [printed, ["", f"difference{_changed(row)}", *_differences_at_half(name, row.figures)]]
         if not rows:
             lines += [[name, _missing(name, trials), *["-"] * len(MEASURES)], printed]
     lines += [[row.label, row.how, *_with_intervals(row.figures, AT_HALF)] for row in section.baselines]
     return table(["model", "", "accuracy", "precision", "recall", "F1"], lines)
+
+
+def _is_compared(section: Section, row: Row) -> bool:
+    """Return whether a row is set beside the report's: another recipe, or other data, makes another experiment."""
+    return not section.reduced and row.result is not None and is_comparable(row.result.setting)
+
+
+def _changed(row: Row) -> str:
+    """Return what stands beside a difference to the report of which its recipe may be the cause."""
+    return "" if row.result is None or is_in_full(row.result.setting) else " (recipe changed)"
 
 
 def _differences_at_half(name: str, figures: Figures) -> list[str]:
@@ -67,33 +89,54 @@ def _named(section: Section) -> list[tuple[str, list[Row]]]:
 
 
 def at_chosen(section: Section, trials: Container[str] = ()) -> str:
-    """Return ranking figures, and those at a threshold chosen on other slices; `trials` as of `at_half`."""
+    """Return ranking figures, and those at a threshold chosen on other slices; `trials` as of `at_half`.
+
+    The last column, F1 less the report's, is there only where a row can be compared.
+    """
+    header = ["model", "", "AUC", "AUC, balanced", "AP", "accuracy", "precision", "recall", "F1"]
+    compared = any(_is_compared(section, row) for row in section.rows)
     lines: list[list[str]] = []
     for name, rows in _named(section):
         for row in rows:
-            difference = _difference(row.figures.estimates[f"{AT_CHOSEN}.f1"], PUBLISHED[name].f1)
-            lines.append([row.label, row.how, *_ranking(row.figures), difference])
+            difference = "not compared"
+            if _is_compared(section, row):
+                difference = _difference(row.figures.estimates[f"{AT_CHOSEN}.f1"], PUBLISHED[name].f1) + _changed(row)
+            lines.append([row.label, row.how, *_ranking(row.figures), *[difference] * compared])
         if not rows:
-            lines.append([name, _missing(name, trials), *["-"] * 8])
-    lines += [[row.label, row.how, *_ranking(row.figures), ""] for row in section.baselines]
-    ranking = ["AUC", "AUC, balanced", "AP"]
-    return table(["model", "", *ranking, "accuracy", "precision", "recall", "F1", "F1 less the report's"], lines)
+            lines.append([name, _missing(name, trials), *["-"] * (7 + compared)])
+    lines += [[row.label, row.how, *_ranking(row.figures), *[""] * compared] for row in section.baselines]
+    return table([*header, *["F1 less the report's"] * compared], lines)
 
 
 def within_groups(section: Section) -> str:
     """Return the AUC of each row in each group by itself, and how many slices and positives each group has."""
     rows = [*section.rows, *section.baselines]
-    groups = sorted({group for row in rows for group in row.figures.within}, key=lambda group: (group < 0, group))
+    groups = [{_group_name(row, group): one for group, one in row.figures.within.items()} for row in rows]
+    names = sorted({name for found in groups for name in found}, key=_group_order)
     sizes: dict[tuple[str, ...], list[str]] = {}
     lines = []
-    for row in rows:
-        found = [row.figures.within.get(group) for group in groups]
+    for row, known in zip(rows, groups, strict=True):
+        found = [known.get(name) for name in names]
         counts = tuple("" if one is None else f"{one.n:,}, {one.positives:,} positive" for one in found)
         sizes.setdefault(counts, ["slices", row.split, *counts])
         cells = ("" if one is None else NOT_DEFINED if one.auc is None else f"{one.auc:.3f}" for one in found)
         lines.append([row.label, row.split, *cells])
-    names = [OTHERS if group < 0 else str(group) for group in groups]
     return table(["model", "split", *names], [*sizes.values(), *lines])
+
+
+def _group_name(row: Row, group: int) -> str:
+    """Return a group's name: of data of one's own as in the label file, else the largest grey level."""
+    if row.result is not None and other_data(row.result.setting):
+        names = row.result.runs[0].record.get("groups")
+        if not names:
+            return "all slices"
+        return OTHERS if group < 0 else str(names.get(str(group), group))
+    return OTHERS if group < 0 else str(group)
+
+
+def _group_order(name: str) -> tuple[bool, bool, int, str]:
+    """Order grey levels by number, names by letter, small groups last."""
+    return name == OTHERS, not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def _ranking(figures: Figures) -> list[str]:
@@ -136,10 +179,16 @@ def _training_row(row: Row) -> list[str]:
         "; ".join(sorted({_device(record) for record in records})),
         row.result.split,
         _trained_on(records),
-        f"{row.figures.n:,}, {row.figures.positives:,} positive",
+        _held_out(row.figures),
         str(setting.seed),
         f"{sum(float(record['seconds']) for record in records) / 60:.0f}",
     ]
+
+
+def _held_out(figures: Figures) -> str:
+    """Return how many slices were held out, and in how many clusters where not each is one by itself."""
+    text = f"{figures.n:,}, {figures.positives:,} positive"
+    return text + (f", in {figures.clusters:,} clusters" if figures.clusters < figures.n else "")
 
 
 def _trained_on(records: Sequence[Mapping[str, Any]]) -> str:

@@ -82,7 +82,7 @@ def load_labelled(
     if not folder.exists():
         raise DataError(f"{folder}: not there; name the folder of the images with --data")
     found = _Found(wanted)
-    for decoded in _decode_all(folder, DecodeOptions(spec, png_window), progress):
+    for decoded in _decode_all(folder, DecodeOptions(spec, png_window, keep_field=True), progress):
         found.add(decoded)
     split, names = found.split(folder)
     return DataSet(split, None, None, DESCRIPTION, NOTICE, tuple(found.left_out), names, found.notes)
@@ -128,14 +128,17 @@ class _Found:
         if labels.kind == "path":
             self.wanted = {name for key in labels.keys for name in _names_of(key)}
         self.slices: list[Decoded] = []
+        self.digests: list[bytes | None] = []
+        """Of the slices, of what they show at 0 to 70 HU: so all inputs divide them alike."""
         self.left_out: list[LeftOut] = []
         self.notes: tuple[tuple[str, int], ...] = ()
 
     def add(self, decoded: Decoded) -> None:
         """Keep a slice that may be wanted; note a file that cannot be read, and a wanted one that is no slice."""
         may_be_wanted = not self.wanted.isdisjoint({decoded.identity.sop_uid, *_names_of(decoded.path)})
-        if decoded.status == OK and may_be_wanted:
-            self.slices.append(decoded)
+        if decoded.field is not None and may_be_wanted:
+            self.slices.append(replace(decoded, field=None))
+            self.digests.append(digest(decoded.field))
         elif decoded.status == ERROR or (decoded.status != OK and may_be_wanted):
             self.left_out.append(LeftOut(decoded.path, decoded.status, decoded.reason))
 
@@ -149,7 +152,9 @@ class _Found:
             )
         joined = join(_as_rows(folder, rows), labels)
         unmatched = np.setdiff1d(np.arange(len(labels)), joined.labels)
-        self.left_out += [LeftOut(labels.keys[place], NOT_FOUND, "no such slice could be read") for place in unmatched]
+        self.left_out += [
+            LeftOut(labels.name_of(place), NOT_FOUND, "no such slice could be read") for place in unmatched.tolist()
+        ]
         slices = [rows[row] for row in joined.rows]
         self.notes = tuple(sorted(Counter(note for found in slices for note in found.notes).items()))
         images = np.array([found.image for found in slices])  # in C order, which stack would not promise
@@ -159,12 +164,12 @@ class _Found:
 
         groups, names = _groups(column(labels.groups))
         belongings = clusters(
-            [digest(image) for image in images],
+            [self.digests[row] for row in joined.rows],
             column(labels.patients) if labels.patients is not None else _patients([found.path for found in slices]),
             column(labels.studies),
             [found.identity.study_uid or None for found in slices],
         )
-        ids = tuple(labels.keys[place] for place in joined.labels)
+        ids = tuple(labels.name_of(place) for place in joined.labels.tolist())
         return Split(ids, images, labels.labels[joined.labels], groups, belongings), names
 
 

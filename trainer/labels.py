@@ -70,6 +70,11 @@ class Labels:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def name_of(self, place: int) -> str:
+        """Return what a user finds the label by, of no other label."""
+        frame = 1 if self.frames is None else self.frames[place]
+        return self.keys[place] if frame == 1 else f"{self.keys[place]} frame {frame}"
+
 
 def read_labels(path: Path) -> Labels:
     """Read a label file as the module's docstring specifies.

@@ -23,6 +23,8 @@ from hemoscan.trainer.splits import Slices, Split
 
 RECORD_FORMAT = 1
 HELD_OUT_COLUMNS = ("id", "label", "group", "logit")
+CLUSTER = "cluster"
+"""The last column of the held-out slices, a number that says nothing of a patient; run folders of before lack it."""
 TEST_COLUMNS = ("id", "logit")
 # Said of a run folder whose lock is taken; what starts trainings knows it by this.
 HELD = "another training is running there"
@@ -45,7 +47,7 @@ class RunFiles:
 
     @property
     def held_out(self) -> Path:
-        """CSV of the held-out slices: id, label, group, logit."""
+        """CSV of the held-out slices: id, label, group, logit, cluster."""
         return self.folder / f"{self.stem}.csv"
 
     @property
@@ -62,8 +64,9 @@ class RunFiles:
             If a file cannot be written.
         """
         split, logits = held_out
-        columns = zip(split.ids, split.labels.tolist(), split.groups.tolist(), _texts(logits), strict=True)
-        write_csv(self.held_out, HELD_OUT_COLUMNS, columns)
+        numbers = (values.tolist() for values in (split.labels, split.groups))
+        columns = zip(split.ids, *numbers, _texts(logits), split.clusters.tolist(), strict=True)
+        write_csv(self.held_out, (*HELD_OUT_COLUMNS, CLUSTER), columns)
         if test is None:
             self.test.unlink(missing_ok=True)  # of an earlier training
         else:
@@ -122,8 +125,8 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
-def read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the cells of some columns of a CSV of a run folder.
+def read_columns(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return the cells of some columns of a CSV of a run folder, of `optional` ones as far as they are there.
 
     Raises
     ------
@@ -139,7 +142,8 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
         raise ResultsError(f"{path}: cannot be read: {error}") from error
     if not set(names) <= set(header):
         raise ResultsError(f"{path}: header {','.join(header)}; legal: {','.join(names)}")
-    return {name: [row[name] for row in rows] for name in names}
+    found = [*names, *(name for name in optional if name in header)]
+    return {name: [row[name] for row in rows] for name in found}
 
 
 def read_numbers(path: Path, column: str, values: Sequence[str]) -> NDArray[np.float64]:

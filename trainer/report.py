@@ -16,6 +16,7 @@ from hemoscan.trainer.document import write_document
 from hemoscan.trainer.plots import confusion_figure, curves_figure, losses_figure, save_picture
 from hemoscan.trainer.row_figures import AT_HALF
 from hemoscan.trainer.rows import Section, make_sections
+from hemoscan.trainer.splits import VALIDATION
 from hemoscan.trainer.submission import Submission, write_submission
 from hemoscan.trainer.trainings import read_run_folders
 
@@ -129,7 +130,9 @@ def _submissions(sections: Sequence[Section]) -> dict[str, Submission]:
         for row in section.rows:
             written = write_submission(row.result) if row.result else None
             if written:
-                found[f"{section.recipe}, {section.input}{', reduced' * section.reduced}: {row.label}"] = written
+                # Of a cross-validation that lacks folds the file is from those that are there.
+                split = f" ({row.split})" if row.split != VALIDATION and row.split not in row.label else ""
+                found[f"{section.recipe}, {section.input}{', reduced' * section.reduced}: {row.label}{split}"] = written
     return found
 
 

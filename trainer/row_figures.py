@@ -30,6 +30,8 @@ class Figures:
 
     n: int
     positives: int
+    clusters: int
+    """Of slices that belong together, such as a patient's: those are drawn again together."""
     confusion: dict[str, dict[str, Any]]
     """For `AT_HALF` and `AT_CHOSEN` what `hemoscan.trainer.metrics.at_threshold` returns."""
     estimates: dict[str, Estimate]
@@ -50,25 +52,39 @@ class Within:
 
 
 def figures_of(
-    logits: NDArray[np.float64], labels: NDArray[np.uint8], groups: NDArray[np.int64], folds: NDArray[np.intp]
+    logits: NDArray[np.float64],
+    labels: NDArray[np.uint8],
+    groups: NDArray[np.int64],
+    folds: NDArray[np.intp],
+    clusters: NDArray[np.integer],
 ) -> Figures:
-    """Measure held-out logits of shape (n,); `folds` says which fold held out each slice.
+    """Measure held-out logits.
 
     The chosen threshold has the best F1: for each fold on the slices of the other folds, and where there is one fold,
-    for each half of it on the other half, so that no slice helps to choose its own threshold.
+    for each half of it on the other half, so that neither a slice nor its cluster helps to choose its own threshold.
+
+    Parameters
+    ----------
+    logits, labels, groups
+        Shape (n,) each.
+    folds
+        Shape (n,): which fold held out each slice.
+    clusters
+        Shape (n,): slices of one number belong together, such as a patient's; none spans two folds.
     """
     scores = probabilities(logits)
-    flags = {AT_HALF: scores >= 0.5, AT_CHOSEN: out_of_fold_flags(scores, labels, folds)}
+    flags = {AT_HALF: scores >= 0.5, AT_CHOSEN: out_of_fold_flags(scores, labels, folds, clusters)}
     merged = merge_scarce(labels, groups)
     aucs = auc_within(scores, labels, merged)
     statistics = _Statistics(scores, labels, merged, flags)
-    units = {"accuracy": len(labels), "recall": int(labels.sum())}
+    units = {"accuracy": _count(clusters), "recall": _count(clusters[labels == 1])}
     shares = {f"{point}.{name}": count for point in flags for name, count in units.items()}
-    shares |= {f"{point}.precision": int(flag.sum()) for point, flag in flags.items()}
-    values, drawn = draw(statistics, np.arange(len(labels)), BOOTSTRAP)
+    shares |= {f"{point}.precision": _count(clusters[flag]) for point, flag in flags.items()}
+    values, drawn = draw(statistics, clusters, BOOTSTRAP)
     return Figures(
         n=len(labels),
         positives=int(labels.sum()),
+        clusters=_count(clusters),
         confusion={name: at_threshold(flag, labels) for name, flag in flags.items()},
         estimates={
             name: estimate_share(float(value), drawn[name], BOOTSTRAP, shares.get(name, 0))
@@ -79,6 +95,10 @@ def figures_of(
             for group in np.unique(merged)
         },
     )
+
+
+def _count(clusters: NDArray[np.integer]) -> int:
+    return len(np.unique(clusters))
 
 
 class _Statistics:
@@ -109,12 +129,15 @@ class _Statistics:
 
 
 def out_of_fold_flags(
-    scores: NDArray[np.float64], labels: NDArray[np.uint8], folds: NDArray[np.intp]
+    scores: NDArray[np.float64], labels: NDArray[np.uint8], folds: NDArray[np.intp], clusters: NDArray[np.integer]
 ) -> NDArray[np.bool_]:
-    """Flag each fold at the threshold chosen on the others; of a single fold, each half at that of the other."""
+    """Flag each fold at the threshold chosen on the others; of a single fold, each half at that of the other.
+
+    A cluster lies in one half, as it does in one fold.
+    """
     present = np.unique(folds)
     if len(present) == 1:
-        return cross_fitted_flags(scores, labels)
+        return cross_fitted_flags(scores, labels, clusters=clusters)
     flags = np.zeros(len(scores), bool)
     for fold in present:
         held_out = folds == fold

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan.trainer.baselines import BASELINES, Features, SplitFeatures, baseline_logits
+from hemoscan.trainer.data import DATA_SET
 from hemoscan.trainer.experiments import Recipe
 from hemoscan.trainer.metrics import probabilities
 from hemoscan.trainer.plots import Curve
@@ -41,13 +42,15 @@ class Row:
     """Shape (n,)."""
     folds: NDArray[np.intp]
     """Shape (n,)."""
+    clusters: NDArray[np.int64]
+    """Shape (n,)."""
     result: Result | None
     """None for a baseline."""
 
     @cached_property
     def figures(self) -> Figures:
         """With intervals."""
-        return figures_of(self.logits, self.labels, self.groups, self.folds)
+        return figures_of(self.logits, self.labels, self.groups, self.folds, self.clusters)
 
     @property
     def curve(self) -> Curve:
@@ -113,16 +116,26 @@ def is_reduced(setting: Setting, others: Sequence[Result]) -> bool:
     """Return whether a training is a trial, not the row that stands for its experiment.
 
     So it is with fewer slices, with fewer pixels than the report's in the report's recipe, or with a smaller budget
-    than that of another of the same recipe, input and experiment; never if it is just what the report did.
+    than that of another of the same recipe, input, experiment and data; never if its recipe is just the report's.
     """
-    if is_in_full(setting):
+    if _is_unchanged(setting):
         return False
-    same = [one.setting for one in others if one.setting.experiment == setting.experiment]
+    here = (setting.experiment, other_data(setting))
+    same = [one.setting for one in others if (one.setting.experiment, other_data(one.setting)) == here]
     return _is_small(setting) or any(setting.budget < one.budget for one in same if not _is_small(one))
 
 
+def is_comparable(setting: Setting) -> bool:
+    """Return whether a training can be set beside the report: its recipe, maybe shorter or longer, on its data."""
+    return setting.recipe == REPORT_RECIPE and not other_data(setting)
+
+
 def is_in_full(setting: Setting) -> bool:
-    """Return whether a training has the report's recipe unchanged, but for start and held-out slices."""
+    """Return whether a training has the report's recipe unchanged, but for start and held-out slices, on its data."""
+    return is_comparable(setting) and _is_unchanged(setting)
+
+
+def _is_unchanged(setting: Setting) -> bool:
     report = Recipe()
     names = (
         *("reweigh_groups", "epochs", "size", "sizes", "negatives", "ema", "learning_rate", "batch_size"),
@@ -130,6 +143,11 @@ def is_in_full(setting: Setting) -> bool:
     )
     unchanged = all(getattr(setting, name) == getattr(report, name) for name in names)
     return setting.recipe == report.name and not setting.limit and unchanged
+
+
+def other_data(setting: Setting) -> str:
+    """Return the data set, in words, unless it is the report's."""
+    return "" if setting.data.startswith(DATA_SET) else setting.data
 
 
 def _is_small(setting: Setting) -> bool:
@@ -148,8 +166,18 @@ def _row(result: Result, label: str) -> Row:
     how = [f"{describe_epochs(setting)} {describe_init(setting.init)}"]
     how += [f"first {setting.limit:,} slices"] * bool(setting.limit) + [result.split, *devices]
     how += ["groups reweighed"] * setting.reweigh_groups
-    how += [text for text in (describe_negatives(setting), describe_average(setting)) if text]
-    return Row(label, ", ".join(how), result.split, result.logits, result.labels, result.groups, result.folds, result)
+    how += filter(None, (describe_negatives(setting), describe_average(setting), other_data(setting)))
+    return Row(
+        label=label,
+        how=", ".join(how),
+        split=result.split,
+        logits=result.logits,
+        labels=result.labels,
+        groups=result.groups,
+        folds=result.folds,
+        clusters=result.clusters,
+        result=result,
+    )
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
@@ -222,9 +250,11 @@ def _baselines(result: Result, features: SplitFeatures) -> tuple[Row, ...]:
     everything = features.labelled
     place = {name: number for number, name in enumerate(everything.ids)}
     known = np.array([name in place for name in result.ids])
-    if not known.any():
+    if other_data(result.setting) or not known.any():  # files of other data may bear the same names
         return ()
-    labels, groups, folds = (values[known] for values in (result.labels, result.groups, result.folds))
+    labels, groups, folds, clusters = (
+        values[known] for values in (result.labels, result.groups, result.folds, result.clusters)
+    )
     held_out = everything.take(np.array([place[name] for name in result.ids if name in place], np.intp))
     logits = {name: np.empty(len(labels)) for name in BASELINES}
     for fold in np.unique(folds):
@@ -236,7 +266,8 @@ def _baselines(result: Result, features: SplitFeatures) -> tuple[Row, ...]:
     if not known.all():
         how += f", {len(labels):,} of {len(known):,} slices"
     return tuple(
-        Row(f"baseline: {name}", how, result.split, logits[name], labels, groups, folds, None) for name in BASELINES
+        Row(f"baseline: {name}", how, result.split, logits[name], labels, groups, folds, clusters, None)
+        for name in BASELINES
     )
 
 

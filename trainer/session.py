@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hemoscan.errors import TrainingError
+from hemoscan.card import find_model
+from hemoscan.errors import CardError, TrainingError
 from hemoscan.trainer.checkpoint import load_checkpoint
 from hemoscan.trainer.console import Bars, format_metrics
 from hemoscan.trainer.experiments import Experiment, Recipe
@@ -83,9 +84,28 @@ class Session:
             raise TrainingError(f"{files.record}: is of another training; remove it or name another --run-dir")
         sizes = [epoch["size"] for epoch in record["history"]]
         asked = [self.recipe.size_of(epoch) for epoch in range(self.recipe.epochs)]
-        needed = [files.held_out, self.weights_folder / f"{weights_stem(experiment, division)}.json"]
-        needed += [files.test] * (self.data.test is not None)
-        return record if sizes == asked and all(path.is_file() for path in needed) else None
+        if sizes != asked[: len(sizes)]:
+            text = f"{files.record}: has epochs of {sizes} pixels, asked for are {asked}"
+            raise TrainingError(f"{text}; remove it or name another --run-dir")
+        if sizes != asked:
+            return None
+        lost = self.lost(files, weights_stem(experiment, division))
+        if not lost:
+            return record
+        known = checkpoint_path(self.run_folder, experiment, division.name).is_file()
+        again = "written again from the checkpoint" if known else "trained again, since its checkpoint is gone, too"
+        self.say(f"{files.stem}: {', '.join(lost)} lost or damaged; {again}", err=True)
+        return None
+
+    def lost(self, files: RunFiles, stem: str) -> list[str]:
+        """Return the names of a finished training's files that are not there; of weights and card, if they differ."""
+        needed = [files.held_out] + [files.test] * (self.data.test is not None)
+        names = [path.name for path in needed if not path.is_file()]
+        try:
+            find_model(str(self.weights_folder / f"{stem}.json")).read_weights()
+        except CardError:
+            names.append(f"{stem}.json or its weights")
+        return names
 
     def train(self, experiment: Experiment, division: Division) -> Trained:
         """Train, or go on with a training, showing its progress."""

@@ -21,7 +21,7 @@ class Slices:
     """Slices in memory, ready for the network."""
 
     ids: tuple[str, ...]
-    """As in the label file."""
+    """As in the label file, each once: of a file's frames after the first with their number."""
     images: NDArray[np.uint8]
     """Shape (n, size, size), the network's input."""
 

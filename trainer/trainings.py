@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hemoscan.card import MODEL_NAMES
 from hemoscan.errors import ResultsError
 from hemoscan.trainer.experiments import Recipe
-from hemoscan.trainer.records import HELD_OUT_COLUMNS, TEST_COLUMNS, read_columns, read_numbers
+from hemoscan.trainer.records import CLUSTER, HELD_OUT_COLUMNS, TEST_COLUMNS, read_columns, read_numbers
 from hemoscan.trainer.splits import VALIDATION
 
 RECORD_NAME = re.compile(rf"({'|'.join(MODEL_NAMES)})\.({VALIDATION}|fold\d+of\d+)\.json")
@@ -78,6 +78,8 @@ class Run:
     """Shape (n,)."""
     groups: NDArray[np.int64]
     """Shape (n,): the largest grey level, so the site; small groups merged into -1."""
+    clusters: NDArray[np.int64] | None
+    """Shape (n,): slices of one number belong together, such as a patient's; None where the run folder says nothing."""
     logits: NDArray[np.float64]
     """Shape (n,)."""
     test_ids: tuple[str, ...]
@@ -112,6 +114,25 @@ class Result:
     def groups(self) -> NDArray[np.int64]:
         """Shape (n,)."""
         return np.concatenate([run.groups for run in self.runs])
+
+    @property
+    def clusters(self) -> NDArray[np.int64]:
+        """Shape (n,): slices of one number belong together. Each by itself where the run folder says nothing.
+
+        None spans two folds: folds of two runs of the command may number different patients alike.
+        """
+        parts: list[NDArray[np.int64]] = []
+        taken = 0
+        for run in self.runs:
+            known = np.arange(len(run.ids)) if run.clusters is None else run.clusters
+            parts.append(taken + np.unique(known, return_inverse=True)[1])
+            taken += len(known)
+        return np.concatenate(parts)
+
+    @property
+    def knows_clusters(self) -> bool:
+        """Whether all of its run folders say which slices belong together."""
+        return all(run.clusters is not None for run in self.runs)
 
     @property
     def logits(self) -> NDArray[np.float64]:
@@ -182,13 +203,14 @@ def _read_run(path: Path) -> Run:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path}: not a training's record: {type(error).__name__}: {error}") from error
     scores = path.with_suffix(".csv")
-    columns = read_columns(scores, HELD_OUT_COLUMNS)
+    columns = read_columns(scores, HELD_OUT_COLUMNS, (CLUSTER,))
     labels = read_numbers(scores, "label", columns["label"])
     if set(labels.tolist()) != {0, 1} or len(labels) != record["n"] or labels.sum() != record["positives"]:
         raise ResultsError(
             f"{scores}: {len(labels)} slices, {labels.sum():g} positive; legal: labels 0 and 1, both, and as in "
             f"{path.name}, {record['n']} slices, {record['positives']} positive"
         )
+    clusters = read_numbers(scores, CLUSTER, columns[CLUSTER]).astype(np.int64) if CLUSTER in columns else None
     test = path.with_suffix(".test.csv")
     tested = read_columns(test, TEST_COLUMNS) if test.exists() else {"id": [], "logit": []}
     return Run(
@@ -199,6 +221,7 @@ def _read_run(path: Path) -> Run:
         ids=tuple(columns["id"]),
         labels=labels.astype(np.uint8),
         groups=read_numbers(scores, "group", columns["group"]).astype(np.int64),
+        clusters=clusters,
         logits=read_numbers(scores, "logit", columns["logit"]),
         test_ids=tuple(tested["id"]),
         test_logits=read_numbers(test, "logit", tested["logit"]),
