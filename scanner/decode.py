@@ -133,9 +133,10 @@ def _ready(blank: Decoded, frame: HUFrame, spec: InputSpec) -> Decoded:
     field = whole_field(frame.hu, spec)
     # The content is judged on the whole field of view, through which most cards, such as BRAIN's, look at it anyway.
     same = field.shape == (BRAIN.size, BRAIN.size) and spec.limits == BRAIN.limits
-    notes += content_notes(field if same else whole_field(frame.hu, BRAIN))
-    if OUT_OF_DISTRIBUTION not in notes and flooded_by_metal(frame.hu):
-        notes += (OUT_OF_DISTRIBUTION,)
+    found = content_notes(field if same else whole_field(frame.hu, BRAIN))
+    if OUT_OF_DISTRIBUTION not in notes + found and flooded_by_metal(frame.hu):
+        found += (OUT_OF_DISTRIBUTION,)
+    notes += tuple(note for note in found if note not in notes)
     return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=focus(field, spec))
 
 
