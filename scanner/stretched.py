@@ -164,4 +164,4 @@ def to_hu(grey: NDArray[np.integer], depth: int, window: tuple[float, float]) ->
 
 def is_coarse(depth: int, width: float) -> bool:
     """Tell whether a window, its width in HU, is too wide for blood to show in grey values of so many bits."""
-    return width / (2**depth - 1) >= COARSE
+    return bool(width / (2**depth - 1) >= COARSE)
