@@ -713,7 +713,7 @@ def models(name: str | None, verify: bool) -> None:
             model.read_weights()
             click.echo(f"{model.weights_path}: verified", err=True)
         return
-    click.echo(f"{'MODEL':<22}{'WEIGHTS':<10}{'EPOCHS':>6}{'AUC':>8}{'BALANCED':>10}{'THRESHOLD':>11}")
+    click.echo(f"{'MODEL':<22}{'WEIGHTS':<10}{'RECIPE':<8}{'EPOCHS':>6}{'AUC':>8}{'BALANCED':>10}{'THRESHOLD':>11}")
     damaged = []
     for known in MODEL_NAMES:
         try:
@@ -743,7 +743,8 @@ def _model_line(name: str, *, verify: bool) -> str:
         f"{'-' if value is None else format(value, '.3f'):>{width}}" for value, width in ((auc, 8), (balanced, 10))
     )
     state = "verified" if verify else "yes"
-    return f"{name:<22}{state:<10}{card.training.get('epochs', '-'):>6}{figures}{card.threshold:>11.4f}"
+    recipe, epochs = (card.training.get(key, "-") for key in ("recipe", "epochs"))
+    return f"{name:<22}{state:<10}{recipe!s:<8}{epochs!s:>6}{figures}{card.threshold:>11.4f}"
 
 
 @cli.command()

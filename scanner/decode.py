@@ -137,9 +137,10 @@ def _ready(blank: Decoded, frame: HUFrame, options: DecodeOptions) -> Decoded:
     # The content is judged on the whole field of view, through which most cards, such as BRAIN's, look at it anyway.
     same = field.shape == (BRAIN.size, BRAIN.size) and spec.limits == BRAIN.limits
     brain = field if same else whole_field(frame.hu, BRAIN)
-    notes += content_notes(brain)
-    if OUT_OF_DISTRIBUTION not in notes and flooded_by_metal(frame.hu):
-        notes += (OUT_OF_DISTRIBUTION,)
+    found = content_notes(brain)
+    if OUT_OF_DISTRIBUTION not in notes + found and flooded_by_metal(frame.hu):
+        found += (OUT_OF_DISTRIBUTION,)
+    notes += tuple(note for note in found if note not in notes)
     kept = brain if options.keep_field else None
     return replace(blank, frame=frame.frame, identity=frame.identity, notes=notes, image=focus(field, spec), field=kept)
 

@@ -22,8 +22,8 @@ from PIL import Image
 
 from hemoscan.bounds import check_inflated
 from hemoscan.errors import ImageError, NotForModelError
-from hemoscan.slices import MAX_SIDE
-from hemoscan.stretched import guess_window, to_hu
+from hemoscan.slices import MAX_SIDE, OUT_OF_DISTRIBUTION
+from hemoscan.stretched import guess_window, is_coarse, to_hu
 
 COLOUR_TOLERANCE = 16
 HU_OFFSET_16_BIT = 1024
@@ -46,7 +46,7 @@ def read_raster(
     hu
         Shape (rows, columns), HU.
     notes
-        How grey values became HU.
+        How grey values became HU; `out-of-distribution` if they are of a window too wide to show blood.
 
     Raises
     ------
@@ -56,11 +56,11 @@ def read_raster(
         If it is a colour picture.
     """
     grey, depth = _grey(content)
-    if png_window is not None:
-        return to_hu(grey, depth, png_window), (f"png-window {png_window[0]:g},{png_window[1]:g} declared",)
-    guess = guess_window(grey >> (depth - 8))
-    if guess is not None:
-        return to_hu(grey, depth, guess), (f"stretched export: window {guess[0]:g},{guess[1]:g} guessed",)
+    window = png_window or guess_window(grey >> (depth - 8))
+    if window is not None:
+        name = f"{window[0]:g},{window[1]:g}"
+        note = f"png-window {name} declared" if png_window else f"stretched export: window {name} guessed"
+        return to_hu(grey, depth, window), (note, OUT_OF_DISTRIBUTION) if is_coarse(depth, window[1]) else (note,)
     if depth == 16:
         return grey.astype(np.float32) - HU_OFFSET_16_BIT, ("16-bit grey taken as HU + 1024",)
     return grey.astype(np.float32), ("grey taken as HU",)

@@ -10,10 +10,17 @@ from numpy.typing import NDArray
 
 STRETCHED_LEVEL = 160
 STRETCHED_SHARE = 0.005
-STRETCHED_MEDIAN = 53
+STRETCHED_MEDIAN = 57
 NEARLY_BLACK = 5
 """Grey values of 8 bits: what JPEG leaves of black."""
+NEARLY_WHITE = 245
+"""The same: what JPEG leaves of white."""
+BONE = 80.0
+"""HU; above what any model here is shown, so what is white is taken for bone where the window ends below."""
+COARSE = 3.5
+"""HU between two grey values at which blood is too few of them off brain: a window of some 900 HU of 8 bits."""
 NOT_BLACK = 0.1
+"""Of the largest grey value; what JPEG leaves around a skull's edge is darker."""
 FEWEST_TISSUE = 400
 """Pixels of tissue below which a slice does not tell its window."""
 TISSUE_LEVEL = 30
@@ -50,7 +57,10 @@ WINDOWS = (
     Window(120, 0.05, 66, 0.19, 24, 0.60),  # 60/120
     Window(100, 0.05, 79, 0.17, 29, 0.59),  # 50/100
     Window(400, 0.04, 122, 0.03, 8, 0.61),  # 40/400, soft tissue
-    Window(2000, 0.02, 68, 0.01, 2, 0.35),  # 500/2000, bone
+    Window(350, 0.02, 114, 0.03, 9, 0.61),  # 50/350, the same
+    Window(250, 0.02, 118, 0.04, 12, 0.61),  # 40/250
+    # 500/2000, bone; the level's deviation is that of such windows' centres, 300 to 700 HU, and widths: not measured.
+    Window(2000, 0.04, 68, 0.15, 2, 0.35),
 )
 
 
@@ -60,7 +70,7 @@ def guess_window(grey: NDArray[np.integer]) -> tuple[float, float] | None:
     An 8-bit slice whose values are HU ends at its window's top, 70 to 115 in nearly all, so the skull has that value
     and the brain 20 to 45. In an export that spans a window for brain, blood or soft tissue the skull is near 255 and
     brain of 30 HU at 64 (40/40, 60/120, 80/200) to 106 (40/120). Hence: stretched if at least 0.5 % of the pixels are
-    160 or more and the median of those that are neither black nor near the top is 53 or more.
+    160 or more and the median of those that are neither near black nor near the top is 57 or more.
 
     The wider the window, the less the tissue's values differ; where it lies shows in their level. The width is the
     geometric mean of those of `WINDOWS`, each as likely as it is for this level and spread, these being log-normal and
@@ -79,7 +89,7 @@ def guess_window(grey: NDArray[np.integer]) -> tuple[float, float] | None:
     """
     if np.count_nonzero(grey >= STRETCHED_LEVEL) < STRETCHED_SHARE * grey.size:
         return None
-    inside = grey[(grey > 0) & (grey < 0.9 * grey.max())]
+    inside = grey[(grey > NOT_BLACK * grey.max()) & (grey < 0.9 * grey.max())]
     if inside.size == 0 or np.median(inside) < STRETCHED_MEDIAN:
         return None
     seen = level_and_spread(grey)
@@ -130,7 +140,8 @@ def to_hu(grey: NDArray[np.integer], depth: int, window: tuple[float, float]) ->
     """Bring grey values back to HU.
 
     What is black lies at the window's lower end or below. Where that is above water, black is taken as 0 HU: around
-    the head it is air, and a head that is found by its edge must have one.
+    the head it is air, and a head that is found by its edge must have one. Likewise what is white lies at the upper end
+    or above. Where that is below `BONE`, and above brain, white is taken as `BONE`: most of it is the skull.
 
     Parameters
     ----------
@@ -146,4 +157,11 @@ def to_hu(grey: NDArray[np.integer], depth: int, window: tuple[float, float]) ->
     hu = (grey.astype(np.float32) / np.float32(top) - np.float32(0.5)) * np.float32(width) + np.float32(centre)
     if centre - width / 2 > 0:
         hu[grey <= NEARLY_BLACK / 255 * top] = 0
+    if TISSUE_LEVEL < centre + width / 2 < BONE:
+        hu[grey >= NEARLY_WHITE / 255 * top] = BONE
     return hu
+
+
+def is_coarse(depth: int, width: float) -> bool:
+    """Tell whether a window, its width in HU, is too wide for blood to show in grey values of so many bits."""
+    return bool(width / (2**depth - 1) >= COARSE)

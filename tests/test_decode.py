@@ -62,6 +62,22 @@ def decode_file(entry: Entry, **options: Any) -> list[Decoded]:
         return decode(entry, reader, DecodeOptions(**{"spec": SMALL, **options}))
 
 
+def test_a_bone_window_is_noted_once(tmp_path: Path):
+    grey = np.clip((make_phantom(slices=8).hu[4] + 500) / 2000 * 255, 0, 255).astype(np.uint8)
+    shown = io.BytesIO()
+    Image.fromarray(grey).save(shown, "PNG")
+    notes = decode_file(write(tmp_path, shown.getvalue()))[0].notes
+    assert notes.count(OUT_OF_DISTRIBUTION) == 1
+
+
+def test_an_export_whose_window_ends_below_bone_is_a_head(tmp_path: Path):
+    grey = np.clip((make_phantom(slices=8).hu[4] - 20) / 40 * 255, 0, 255).astype(np.uint8)
+    shown = io.BytesIO()
+    Image.fromarray(grey).save(shown, "PNG")
+    notes = decode_file(write(tmp_path, shown.getvalue()), png_window=(40.0, 40.0))[0].notes
+    assert notes == ("png-window 40,40 declared",)
+
+
 def tissue(size: int = 16) -> np.ndarray[Any, Any]:
     return hu_ramp(size, size) % 71
 

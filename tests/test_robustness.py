@@ -59,16 +59,22 @@ def test_another_header_window_changes_nothing_that_the_network_sees(head: np.nd
 def test_an_export_that_is_declared_comes_back_as_hu(head: np.ndarray, centre: int, width: int):
     found = CHANGES[f"PNG stretched at {centre}/{width}, declared"](head, RNG(0))
     bottom, top = centre - width / 2, centre + width / 2
-    inside = (head > 0) & (head < 80) & (head >= bottom) & (head <= top)
+    # What is nearly black, or nearly white, is air or bone where the window starts above it, or ends below it.
+    lowest = bottom + (6 * width / 255 if bottom > 0 else 0)
+    highest = top - (11 * width / 255 if top < 80 else 0)
+    inside = (head > 0) & (head < 80) & (head >= lowest) & (head <= highest)
     assert np.abs(found - head)[inside].max() <= width / 255
+    assert (found[head >= 80] >= 79).all()
     assert (found[head == 0] <= max(bottom, 0)).all()
 
 
 @pytest.mark.parametrize(("centre", "width"), EXPORT_WINDOWS)
-def test_an_export_that_is_not_declared_is_taken_for_40_80(head: np.ndarray, centre: int, width: int):
+def test_an_export_that_is_not_declared_has_its_tissue_where_brain_is(head: np.ndarray, centre: int, width: int):
     found = CHANGES[f"PNG stretched at {centre}/{width}, guessed"](head, RNG(0))
-    declared = CHANGES[f"PNG stretched at {centre}/{width}, declared"](head, RNG(0))
-    np.testing.assert_allclose(found, (declared - (centre - width / 2)) / width * 80, atol=1e-3)
+    bottom, top = centre - width / 2, centre + width / 2
+    inside = (head > max(bottom, 0)) & (head < min(top, 80))
+    assert np.median(found[inside]) == pytest.approx(np.median(head[inside]), abs=10)
+    assert np.corrcoef(found[inside], head[inside])[0, 1] > 0.9
 
 
 def test_geometry_is_about_the_centre(head: np.ndarray):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hemoscan.card import find_model, has_weights
+from hemoscan.card import MODEL_NAMES, builtin_folder, find_model, has_weights
 from hemoscan.decode import DecodeOptions, decode
 from hemoscan.engine import TorchEngine
 from hemoscan.phantom import make_phantom, write_dicom, write_png
@@ -17,6 +18,8 @@ from hemoscan.sources import Reader, find_entries
 
 MODEL = "densenet-bias"
 ALIKE = 0.05
+INSTALLED = [name for name in MODEL_NAMES if has_weights(name)]
+MOST_BYTES = 235e6
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,36 @@ def test_card_says_what_was_trained_and_measured():
     assert card.input.limits == (0, 70)
     assert 0.5 < card.metrics["auc"] < 1
     assert "non-commercial" in card.notice
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_every_card_says_recipe_figures_and_what_flags(name: str):
+    card = find_model(name).card
+    assert card.training["recipe"] in ("strong", "report")
+    assert 0.5 < card.metrics["auc"] < 1
+    assert card.calibration is not None
+    assert card.threshold == card.operating.threshold_of("balanced")
+    assert card.study is not None
+    assert "provisional" in card.study.on
+
+
+@pytest.mark.parametrize("name", [name for name in INSTALLED if name.startswith("resnet")])
+def test_resnets_are_stored_in_8_bits(name: str):
+    content = find_model(name).read_weights()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    kernels = [entry for entry in header.values() if len(entry.get("shape", ())) == 4]
+    assert kernels
+    assert {entry["dtype"] for entry in kernels} == {"I8"}
+    rounding = find_model(name).card.metrics["rounding"]
+    assert rounding["bits"] == 8
+    assert rounding["auc_lost"] <= 0.001
+
+
+def test_the_folder_of_weights_is_small_enough_and_holds_no_others():
+    files = {path.name: path.stat().st_size for path in builtin_folder().iterdir() if path.is_file()}
+    assert sum(files.values()) < MOST_BYTES
+    weights = {find_model(name).card.weights for name in INSTALLED}
+    assert {name for name in files if name.endswith(".safetensors")} == weights
 
 
 def test_phantom_dicom_and_png_score_alike(engine: TorchEngine, tmp_path: Path):

@@ -20,7 +20,7 @@ from hemoscan.stretched import WINDOWS, guess_window, level_and_spread
 from hemoscan.trainer.data import load_splits
 from hemoscan.trainer.splits import Split
 
-CENTRES = (40, 40, 40, 80, 60, 50, 40, 500)
+CENTRES = (40, 40, 40, 80, 60, 50, 40, 50, 40, 500)
 """Of `WINDOWS`."""
 
 
