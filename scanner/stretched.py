@@ -19,6 +19,8 @@ BONE = 80.0
 """HU; above what any model here is shown, so what is white is taken for bone where the window ends below."""
 COARSE = 3.5
 """HU between two grey values at which blood is too few of them off brain: a window of some 900 HU of 8 bits."""
+NEAR_TOP = 0.9
+"""Of the largest grey value; what is brighter is bone."""
 NOT_BLACK = 0.1
 """Of the largest grey value; what JPEG leaves around a skull's edge is darker."""
 FEWEST_TISSUE = 400
@@ -26,8 +28,6 @@ FEWEST_TISSUE = 400
 TISSUE_LEVEL = 30
 """HU; the median of the tissue in the middle of a labelled slice is 31."""
 DEFAULT_WINDOW = (40.0, 80.0)
-
-
 GUESSES = (40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0, 120.0, 150.0, 200.0, 250.0, 300.0, 400.0, 700.0, 1000.0, 2000.0)
 """HU; widths as a user reads them."""
 
@@ -39,8 +39,9 @@ class Window(NamedTuple):
     and `spread_sd` the standard deviations of their natural logarithms. `tests/benchmarks/png_rule.py` measures them.
     """
 
+    centre: float
     width: float
-    """HU."""
+    """HU, both. Where the tissue lies is seen in the slice itself, so the centre only names the window."""
     share: float
     """How many exports are taken to have this window: not measured, a matter of which are usual."""
     level: float
@@ -50,17 +51,17 @@ class Window(NamedTuple):
 
 
 WINDOWS = (
-    Window(80, 0.6, 99, 0.16, 36, 0.60),  # 40/80, brain
-    Window(120, 0.1, 108, 0.10, 24, 0.61),  # 40/120, brain
-    Window(40, 0.08, 76, 0.35, 52, 0.44),  # 40/40, stroke
-    Window(200, 0.06, 65, 0.10, 15, 0.61),  # 80/200, subdural
-    Window(120, 0.05, 66, 0.19, 24, 0.60),  # 60/120
-    Window(100, 0.05, 79, 0.17, 29, 0.59),  # 50/100
-    Window(400, 0.04, 122, 0.03, 8, 0.61),  # 40/400, soft tissue
-    Window(350, 0.02, 114, 0.03, 9, 0.61),  # 50/350, the same
-    Window(250, 0.02, 118, 0.04, 12, 0.61),  # 40/250
-    # 500/2000, bone; the level's deviation is that of such windows' centres, 300 to 700 HU, and widths: not measured.
-    Window(2000, 0.04, 68, 0.15, 2, 0.35),
+    Window(40, 80, 0.6, 99, 0.16, 36, 0.60),  # brain
+    Window(40, 120, 0.1, 108, 0.10, 24, 0.61),  # brain
+    Window(40, 40, 0.08, 76, 0.35, 52, 0.44),  # stroke
+    Window(80, 200, 0.06, 65, 0.10, 15, 0.61),  # subdural
+    Window(60, 120, 0.05, 66, 0.19, 24, 0.60),
+    Window(50, 100, 0.05, 79, 0.17, 29, 0.59),
+    Window(40, 400, 0.04, 122, 0.03, 8, 0.61),  # soft tissue
+    Window(50, 350, 0.02, 114, 0.03, 9, 0.61),  # soft tissue
+    Window(40, 250, 0.02, 118, 0.04, 12, 0.61),
+    # Bone; the level's deviation is that of such windows' centres, 300 to 700 HU, and widths: not measured.
+    Window(500, 2000, 0.04, 68, 0.15, 2, 0.35),
 )
 
 
@@ -89,7 +90,7 @@ def guess_window(grey: NDArray[np.integer]) -> tuple[float, float] | None:
     """
     if np.count_nonzero(grey >= STRETCHED_LEVEL) < STRETCHED_SHARE * grey.size:
         return None
-    inside = grey[(grey > NOT_BLACK * grey.max()) & (grey < 0.9 * grey.max())]
+    inside = grey[(grey > NOT_BLACK * grey.max()) & (grey < NEAR_TOP * grey.max())]
     if inside.size == 0 or np.median(inside) < STRETCHED_MEDIAN:
         return None
     seen = level_and_spread(grey)
@@ -114,7 +115,7 @@ def level_and_spread(grey: NDArray[np.integer]) -> tuple[float, float] | None:
     """
     bright = grey > NOT_BLACK * grey.max()
     middle = grey[_middle(bright.any(axis=1)), _middle(bright.any(axis=0))]
-    tissue = middle[(middle > NEARLY_BLACK) & (middle < 0.9 * grey.max())]
+    tissue = middle[(middle > NEARLY_BLACK) & (middle < NEAR_TOP * grey.max())]
     if tissue.size < FEWEST_TISSUE:
         return None
     low, median, high = np.percentile(tissue, (25, 50, 75))

@@ -20,9 +20,6 @@ from hemoscan.stretched import WINDOWS, guess_window, level_and_spread
 from hemoscan.trainer.data import load_splits
 from hemoscan.trainer.splits import Split
 
-CENTRES = (40, 40, 40, 80, 60, 50, 40, 50, 40, 500)
-"""Of `WINDOWS`."""
-
 
 def seen(split: Split, window: tuple[float, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return level and spread of the slices' exports, of shape (n, 2), and the widths guessed, of shape (n,)."""
@@ -41,14 +38,14 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{sum(mistaken)} of these among the {sum(labels)} with hemorrhage")
     training = splits[0].take(np.linspace(0, len(splits[0]) - 1, arguments.slices).astype(np.intp))
     print("centre/width: level, its log's deviation; spread, the same; widths guessed: 5, 50, 95 %; not told")
-    for centre, window in zip(CENTRES, WINDOWS, strict=True):
-        found, widths = seen(training, (centre, window.width))
+    for window in WINDOWS:
+        found, widths = seen(training, (window.centre, window.width))
         level, spread = np.median(found, axis=0)
         low, high = np.quantile(np.log(found), (0.16, 0.84), axis=0)
         deviations = (high - low) / 2
         guessed = ", ".join(f"{width:.0f}" for width in np.quantile(widths, (0.05, 0.5, 0.95)))
         print(
-            f"{centre}/{window.width:g}: {level:.0f}, {deviations[0]:.2f}; {spread:.0f}, {deviations[1]:.2f}; "
+            f"{window.centre:g}/{window.width:g}: {level:.0f}, {deviations[0]:.2f}; {spread:.0f}, {deviations[1]:.2f}; "
             f"{guessed}; {len(found) - len(widths)} of {len(found)}"
         )
 
