@@ -118,6 +118,13 @@ def test_patients_and_groups_of_the_labels(site: Site):
     assert "patient" not in json.dumps(found)
 
 
+def test_a_site_named_others_is_kept_apart_from_the_small_groups(site: Site):
+    labels = site.label_file(("site",), ["others" if i < 40 else "south" for i in range(60)])
+    assert invoke(site.slices, labels, "--bootstrap", 0, "-o", site.folder / "e.json").exit_code == 0
+    found = json.loads((site.folder / "e.json").read_text(encoding="utf-8"))["slices"]["groups"]
+    assert {name: group["n"] for name, group in found.items()} == {"others": 40, "others (small groups)": 20}
+
+
 def test_two_results_are_compared(site: Site):
     arguments = ["--compare", site.tool, "--compare-threshold", 0.5, "--bootstrap", 100, "-o", site.folder / "e.json"]
     result = invoke(site.slices, site.label_file(()), *arguments, "--plots", site.folder / "p")

@@ -140,7 +140,7 @@ def test_the_strong_recipe_is_a_valid_recipe_on_heads():
     assert recipe.spec == HEAD
     assert recipe.augment
     assert recipe.one_cycle
-    assert recipe.reweigh_groups
+    assert not recipe.reweigh_groups
 
 
 def test_a_constant_rate_stays():

@@ -162,11 +162,12 @@ def test_a_checkpoint_of_another_recipe_is_refused(finished_folder: Path, change
         train(BASE, replace(recipe_of(), **change), SPLITS, finished_folder, CPU)
 
 
-@pytest.mark.parametrize("which", ["fewer", "other labels"])
+@pytest.mark.parametrize("which", ["fewer", "other labels", "other groups"])
 def test_a_checkpoint_of_other_slices_is_refused(finished_folder: Path, which: str):
     other = {
         "fewer": TRAINING.take(np.arange(10)),
         "other labels": replace(TRAINING, labels=TRAINING.labels[::-1].copy()),
+        "other groups": replace(TRAINING, groups=TRAINING.groups + 1),
     }[which]
     with pytest.raises(TrainingError, match=r"checkpoint\.pt"):
         train(BASE, recipe_of(), (other, VALIDATION), finished_folder, CPU)

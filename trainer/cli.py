@@ -52,8 +52,9 @@ from hemoscan.console import device_option, png_window_option
 @click.option("--size", type=click.IntRange(32, 1024), default=224, show_default=True, help="The input's pixels.")
 @click.option(
     "--reweigh-groups/--no-reweigh-groups",
-    default=None,
-    help="Give every site's slices the same share of positives.  [default: no, strong: yes]",
+    default=False,
+    show_default=True,
+    help="Give every site's slices the same share of positives.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="[default: 7, strong: 9]")
 @click.option(

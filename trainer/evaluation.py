@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,6 +15,7 @@ from hemoscan.trainer.figures import Ranking, Rates, balance, predictive_values,
 from hemoscan.trainer.metrics import at_threshold, cross_fitted_flags
 
 OTHERS = "others"
+"""What groups with too few of either label are called together."""
 COMPARED = ("auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", "f1", "brier")
 
 
@@ -162,8 +164,13 @@ def _members(sample: Sample) -> dict[str, NDArray[np.bool_]]:
     """Return which slices each group has, by its name."""
     if sample.groups is None:
         return {}
-    names = {group: OTHERS if group < 0 else sample.group_names[group] for group in np.unique(sample.groups).tolist()}
-    return {name: sample.groups == group for group, name in names.items()}
+    names = [*sample.group_names, small_groups(sample.group_names)]  # which -1, the last, stands for
+    return {names[group]: sample.groups == group for group in np.unique(sample.groups).tolist()}
+
+
+def small_groups(names: Iterable[str]) -> str:
+    """Return what small groups are called beside groups of these names, of which one may be `others` itself."""
+    return f"{OTHERS} (small groups)" if OTHERS in names else OTHERS
 
 
 class _Statistics:

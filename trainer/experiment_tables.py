@@ -7,7 +7,7 @@ from typing import Any
 
 from hemoscan.card import MODEL_NAMES
 from hemoscan.trainer.bootstrap import Estimate
-from hemoscan.trainer.evaluation import OTHERS
+from hemoscan.trainer.evaluation import OTHERS, small_groups
 from hemoscan.trainer.published import PUBLISHED
 from hemoscan.trainer.row_figures import AT_CHOSEN, AT_HALF, Figures
 from hemoscan.trainer.rows import (
@@ -130,13 +130,13 @@ def _group_name(row: Row, group: int) -> str:
         names = row.result.runs[0].record.get("groups")
         if not names:
             return "all slices"
-        return OTHERS if group < 0 else str(names.get(str(group), group))
+        return small_groups(names.values()) if group < 0 else str(names.get(str(group), group))
     return OTHERS if group < 0 else str(group)
 
 
 def _group_order(name: str) -> tuple[bool, bool, int, str]:
     """Order grey levels by number, names by letter, small groups last."""
-    return name == OTHERS, not name.isdecimal(), int(name) if name.isdecimal() else 0, name
+    return name in (OTHERS, small_groups([OTHERS])), not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def _ranking(figures: Figures) -> list[str]:

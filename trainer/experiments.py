@@ -59,7 +59,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 9,
         "learning_rate": 1.5e-3,
         "input": "head",
-        "reweigh_groups": True,
         "weight_decay": 0.02,
         "one_cycle": True,
         "augment": True,

@@ -395,8 +395,8 @@ def identify(  # noqa: PLR0917 - as `train` has them
 
 
 def fingerprint(split: Split) -> str:
-    """Return a hash of ids, labels and pixels: a training goes on with the same samples only."""
-    found = hashlib.sha256(repr(split.ids).encode() + split.labels.tobytes())
+    """Return a hash of ids, labels, groups and pixels: a training goes on with the same samples only."""
+    found = hashlib.sha256(repr(split.ids).encode() + split.labels.tobytes() + split.groups.tobytes())
     found.update(split.images.data)
     return found.hexdigest()
 

@@ -24,6 +24,7 @@ from robustness import CHANGES, HU, chosen
 from sklearn.metrics import roc_auc_score
 
 from hemoscan.card import RAW, InputSpec
+from hemoscan.devices import pick_precision
 from hemoscan.preprocess import preprocess
 from hemoscan.trainer.balance import group_weights
 from hemoscan.trainer.bootstrap import Bootstrap, resample
@@ -41,8 +42,9 @@ ROWS: dict[str, tuple[str, dict[str, object]]] = {
     "crop": ("heads not cut out", {"left_out": ("crop",)}),
     "alignment": ("tissue not brought to 30 HU", {"left_out": ("alignment",)}),
     "one-cycle": ("a rate of 5e-4 throughout", {"one_cycle": False, "learning_rate": 5e-4}),
-    "reweighing": ("groups as they are", {"reweigh_groups": False}),
+    "reweighing": ("and groups reweighed", {"reweigh_groups": True}),
     "ema": ("and weights averaged, decay 0.99", {"ema": 0.99}),
+    "negatives": ("a tenth of the negatives an epoch", {"negatives": 0.1}),
 }
 SHOWN = {
     "5 HU brighter": CHANGES["5 HU added to all but air"],
@@ -69,7 +71,8 @@ def run(name: str, arguments: argparse.Namespace, training: Split, validation: S
     recipe = Recipe(**{"name": "strong", "init": "scratch", **values, **ROWS[name][1]})
     device, started = torch.device(arguments.device), time.monotonic()
     splits = seen(training, recipe.spec), seen(validation, recipe.spec)
-    trained = train(Experiment("densenet-bias"), recipe, splits, arguments.out / name, device)
+    precision = pick_precision(arguments.precision, device)
+    trained = train(Experiment("densenet-bias"), recipe, splits, arguments.out / name, device, precision=precision)
     others = (seen(changed(validation, change), recipe.spec) for change in SHOWN)
     logits = [trained.logits, *(predict(trained.classifier, other, device, "fp32") for other in others)]
     seconds = time.monotonic() - started
@@ -79,9 +82,10 @@ def run(name: str, arguments: argparse.Namespace, training: Split, validation: S
 
 def size_of(arguments: argparse.Namespace) -> str:
     """Return what all rows of a table must share."""
+    precision = pick_precision(arguments.precision, torch.device(arguments.device))
     return (
         f"{arguments.size} pixels, the first {arguments.limit} training slices with {arguments.negatives:g} of their "
-        f"negatives an epoch, {arguments.epochs} epochs, {arguments.slices} validation slices"
+        f"negatives an epoch, {arguments.epochs} epochs in {precision}, {arguments.slices} validation slices"
     )
 
 
@@ -153,5 +157,6 @@ if __name__ == "__main__":
     parser.add_argument("--slices", type=int, default=600, help="of the validation split, to measure on")
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="as of `hemoscan train`")
     parser.add_argument("--write", type=Path)
     main(parser.parse_args())
