@@ -39,11 +39,16 @@ def preprocess(hu: NDArray[np.floating] | NDArray[np.integer], spec: InputSpec) 
 
 
 def whole_field(hu: NDArray[np.floating] | NDArray[np.integer], spec: InputSpec) -> NDArray[np.uint8]:
-    """Do the first part of `preprocess`: the whole field of view, clipped and resized, level and head as they are."""
+    """Do the first part of `preprocess`: the whole field of view, clipped and resized, level and head as they are.
+
+    A larger slice is brought to the size of the data set's images also where the card asks for less, which is made of
+    that: so a DICOM slice has the noise and edges that the PNGs had in training.
+    """
     low, high = spec.limits
     # NaN marks no measurement; it is padding, as fmax has it.
     clipped = np.fmin(np.fmax(hu, low), high).astype(np.uint8)
-    return resize_bilinear(pad_square(clipped, int(low)), FRAME if spec.crop else spec.size)
+    square = pad_square(clipped, int(low))
+    return resize_bilinear(square, FRAME if spec.crop else max(spec.size, min(len(square), FRAME)))
 
 
 def focus(frame: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
@@ -51,8 +56,8 @@ def focus(frame: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
     if spec.tissue is not None:
         frame = align_tissue(frame, spec.tissue, spec.limits)
     if spec.crop:
-        frame = resize_bilinear(cut_out(frame, head_box(frame), int(spec.limits[0])), spec.size)
-    return frame
+        frame = cut_out(frame, head_box(frame), int(spec.limits[0]))
+    return resize_bilinear(frame, spec.size)
 
 
 def pad_square(image: NDArray[np.uint8], value: int) -> NDArray[np.uint8]:

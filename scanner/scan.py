@@ -45,7 +45,7 @@ PUBLISH_SHARE = 20
 # Batches that wait by the engine, beside the one that it is given.
 BATCHES_AHEAD = 1
 # Of the rules from file to input: raised when they change, so that what was scored by others is scored again.
-PREPROCESSING_VERSION = 5
+PREPROCESSING_VERSION = 6
 RUNNING, DONE, STOPPED, INTERRUPTED = "running", "done", "out of time", "interrupted"
 
 _log = logging.getLogger(__name__)

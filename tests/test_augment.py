@@ -54,6 +54,13 @@ def test_air_stays_air():
     assert (changed()[:, 0, :] == 0).all()
 
 
+def test_bone_stays_bone():
+    images = slices()
+    images[:, 20:28, 16:24] = 70.0
+    found = augment(images, HEAD, torch.Generator().manual_seed(0), geometry=False)
+    assert (found[:, 22:26, 18:22] == 70).all(), "but for its edge, which is blurred or sharpened"
+
+
 def test_geometry_and_hu_are_changed_apart():
     images, generator = slices(), torch.Generator()
     moved = augment(images, HEAD, generator.manual_seed(0), hu=False)

@@ -22,7 +22,7 @@ from hemoscan.preprocess import pad_square, preprocess, resize_bilinear
 
 
 def reference(hu: NDArray[Any], spec: InputSpec) -> NDArray[np.float64]:
-    """Return the input before it is rounded, in double precision, by other code than hemoscan's."""
+    """Return the input without any rounding, in double precision, by other code than hemoscan's."""
     low, high = spec.limits
     rows, columns = hu.shape
     side = max(rows, columns)
@@ -30,9 +30,11 @@ def reference(hu: NDArray[Any], spec: InputSpec) -> NDArray[np.float64]:
     top, left = (side - rows) // 2, (side - columns) // 2
     values = torch.tensor(np.where(np.isnan(hu), low, hu), dtype=torch.float64)
     square[top : top + rows, left : left + columns] = values.clamp(low, high).trunc()
-    resized = torch.nn.functional.interpolate(
-        square[None, None], size=(spec.size, spec.size), mode="bilinear", align_corners=False, antialias=False
-    )
+    resized = square[None, None]
+    for size in (max(spec.size, min(side, 224)), spec.size):
+        resized = torch.nn.functional.interpolate(
+            resized, size=(size, size), mode="bilinear", align_corners=False, antialias=False
+        )
     return resized[0, 0].numpy()
 
 
@@ -65,7 +67,15 @@ def test_any_slice_and_card_follow_the_reference(hu: NDArray[Any], spec: InputSp
     assert image.shape == (spec.size, spec.size)
     assert image.min() >= low
     assert image.max() <= high
-    assert np.abs(image - reference(hu, spec)).max() <= 0.501
+    assert np.abs(image - reference(hu, spec)).max() <= 1.002, "rounded at 224 pixels and at its own size"
+
+
+@pytest.mark.parametrize("size", [64, 112, 223, 300])
+def test_a_small_input_is_made_of_the_data_sets_size_so_that_dicom_and_its_png_give_the_same(size: int):
+    spec = InputSpec(window=BRAIN.window, size=size)
+    hu = noise(512, 512)
+    found = preprocess(preprocess(hu, BRAIN), spec)
+    assert np.array_equal(preprocess(hu, spec), found) == (size < 224), "a larger one is made of the slice itself"
 
 
 @given(st.data(), shapes(24), input_specs(32))

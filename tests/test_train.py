@@ -547,8 +547,11 @@ def test_the_loss_falls_and_positives_are_told_from_negatives(run_folder: Path):
 # The average of the weights
 
 
-def test_a_stopped_training_with_averaged_weights_goes_on_as_if_it_had_not(run_folder: Path):
-    recipe = recipe_of(2, ema=0.8)
+def test_a_stopped_training_of_changed_slices_with_averaged_weights_goes_on_as_if_it_had_not(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    recipe = recipe_of(2, ema=0.8, augment=True, one_cycle=True, weight_decay=0.02)
     whole = train(BASE, recipe, SPLITS, run_folder / "whole", CPU)
     with pytest.raises(StopError):
         train(BASE, recipe, SPLITS, run_folder / "stopped", CPU, progress=stop_at(1, 2))

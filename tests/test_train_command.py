@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -25,11 +26,13 @@ from trainer_data import FIRST_TEST_ID, FIRST_TRAINING_ID, FIRST_VALIDATION_ID, 
 from hemoscan import NOTICE
 from hemoscan.card import BRAIN, find_model
 from hemoscan.cli import cli, main
-from hemoscan.errors import DataError, HemoscanError, OutputError, TrainingError
+from hemoscan.errors import DataError, HemoscanError, OutputError, StartError, TrainingError
 from hemoscan.networks import load_classifier
 from hemoscan.preprocess import preprocess
+from hemoscan.trainer import command
 from hemoscan.trainer.data import load_splits
 from hemoscan.trainer.metrics import at_threshold, measure, probabilities
+from hemoscan.trainer.parallel import Processes
 from hemoscan.trainer.splits import Slices
 from hemoscan.trainer.train import predict
 
@@ -309,8 +312,18 @@ def test_what_a_finished_training_lost_is_written_again_without_a_step(
     assert again.exit_code == 0, again.output
     assert " epoch " not in again.stderr
     if "weights" in lost:
-        assert f"{STEM}: {NAME}.json or its weights lost or damaged; written again from" in again.stderr
+        assert f"{STEM}: {NAME}.json or its weights lost, damaged or another's; written again from" in again.stderr
     assert path.read_bytes() == before
+
+
+def test_weights_of_another_training_in_their_place_are_told_and_replaced(run: Run, copied: Path):
+    before = (copied / "weights" / f"{NAME}.safetensors").read_bytes()
+    other = invoke(options_of(run.data, copied, seed="1", run_dir=str(copied / "others")))
+    assert other.exit_code == 0, other.output
+    assert (copied / "weights" / f"{NAME}.safetensors").read_bytes() != before
+    again = invoke(options_of(run.data, copied))
+    assert f"{STEM}: {NAME}.json or its weights lost, damaged or another's; written again from" in again.stderr
+    assert (copied / "weights" / f"{NAME}.safetensors").read_bytes() == before
 
 
 def test_a_training_that_lost_weights_and_checkpoint_is_trained_again_to_the_same_weights(run: Run, copied: Path):
@@ -320,7 +333,7 @@ def test_a_training_that_lost_weights_and_checkpoint_is_trained_again_to_the_sam
     (copied / "runs" / f"{STEM}.checkpoint.pt").unlink()
     again = invoke(options_of(run.data, copied))
     assert again.exit_code == 0, again.output
-    assert f"{NAME}.json or its weights lost or damaged; trained again" in again.stderr
+    assert f"{NAME}.json or its weights lost, damaged or another's; trained again" in again.stderr
     assert len(re.findall(rf"{NAME} validation epoch \d+:", again.stderr)) == EPOCHS
     assert path.read_bytes() == before
 
@@ -383,6 +396,7 @@ def test_a_second_run_in_the_same_folder_fails_with_a_message(data: Path, tmp_pa
         ({"experiments": "densenet"}, "legal: densenet-base"),
         ({"sizes": "112"}, "legal: PIXELS:EPOCHS"),
         ({"sizes": "16:1"}, "legal: 32 to 1024"),
+        ({"sizes": "32:1,256:1"}, r"legal: up to the input's 224 pixels \(--size\)"),
         ({"batch_size": "1"}, "--batch-size"),
         ({"learning_rate": "0"}, "--learning-rate"),
         ({"learning_rate": "nan"}, "learning.rate"),
@@ -480,6 +494,31 @@ def test_a_start_of_its_own_weights_is_taken(run: Run, tmp_path: Path):
     assert card.training["init"] == f"{NAME}.safetensors"
     assert card.training["slices"] == 8
     shutil.rmtree(tmp_path)
+
+
+def test_epochs_that_contradict_the_sizes_are_refused(run: Run, tmp_path: Path):
+    result = invoke(options_of(run.data, tmp_path, sizes="32:2", epochs="3"))
+    assert result.exit_code == 2
+    assert "do not add up to 3 epochs" in result.output
+
+
+def test_a_start_that_does_not_fit_the_last_network_is_told_before_the_first_is_trained(run: Run, tmp_path: Path):
+    start = str(run.weights / f"{NAME}.safetensors")
+    result = invoke(options_of(run.data, tmp_path, init=start, experiments="densenet-base,resnet-base"))
+    assert isinstance(result.exception, StartError)
+    assert "densenet-base validation:" not in result.stderr
+
+
+def test_more_processes_than_half_a_batch_are_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    joined = contextlib.nullcontext((Processes(0, 3), torch.device("cpu")))
+    monkeypatch.setattr(command, "join_processes", lambda _: joined)
+    result = invoke(options_of(run.data, tmp_path, batch_size="4"))
+    assert result.exit_code == 2
+    assert "--batch-size 4 of 3 processes; legal: 2 for each" in result.output
+
+
+def test_a_model_that_is_never_trained_at_its_own_pixels_is_told_of(run: Run):
+    assert "--sizes: the last epoch is of 32 pixels, the model's input of 224 (--size)" in run.result.stderr
 
 
 def test_the_environment_names_the_data(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -62,7 +62,7 @@ from hemoscan.console import device_option, png_window_option
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Share of the negatives shown in an epoch, weighing the more: less time, the same expected loss.",
+    help="Share of the negatives shown in an epoch, weighing the more: less time, the same balance of the classes.",
 )
 @click.option(
     "--sizes",
@@ -130,7 +130,8 @@ from hemoscan.console import device_option, png_window_option
 def train(**options: Any) -> None:
     """Train the report's experiments and write weights, cards, records and logits.
 
-    Goes on where a stopped run stands, with the same options; --epochs may grow. What is done is not trained again.
+    Goes on where a stopped run stands, with the same options; --epochs may grow (not in recipe strong, whose rate
+    depends on them). What is done is not trained again.
     `torchrun --nproc-per-node N -m hemoscan train ...` trains on N GPUs, or in N processes.
     """
     from hemoscan.trainer.command import run_training  # noqa: PLC0415

@@ -15,9 +15,10 @@ from filelock import FileLock, Timeout
 
 from hemoscan.devices import pick_precision
 from hemoscan.errors import OptionError, OutputError, TrainingError
+from hemoscan.networks import start_classifier
 from hemoscan.trainer.console import reading_bar
 from hemoscan.trainer.data import default_folder, load_data_set
-from hemoscan.trainer.experiments import RECIPES, Recipe, parse_experiments, parse_sizes
+from hemoscan.trainer.experiments import RECIPES, Experiment, Recipe, parse_experiments, parse_sizes
 from hemoscan.trainer.labelled import load_labelled
 from hemoscan.trainer.parallel import Processes, join_processes
 from hemoscan.trainer.records import HELD, write_csv
@@ -60,7 +61,7 @@ def run_training(
         pairs = parse_sizes(sizes) if sizes else ()
         given = {key: value for key, value in {"epochs": epochs, **options}.items() if value is not None}
         if pairs:
-            given["epochs"] = sum(n for _, n in pairs)
+            given.setdefault("epochs", sum(n for _, n in pairs))
         recipe = Recipe(**{"name": name, **RECIPES[name], "sizes": pairs, **given})
     except ValueError as error:
         raise OptionError(str(error)) from error
@@ -73,6 +74,8 @@ def run_training(
     with contextlib.ExitStack() as stack:
         processes, where = stack.enter_context(join_processes(device))
         captures = _captures(captured, where, processes)
+        if recipe.batch_size < 2 * processes.size:
+            raise OptionError(f"--batch-size {recipe.batch_size} of {processes.size} processes; legal: 2 for each")
         stack.enter_context(_folders(processes, run_folder, weights_folder))
         say = click.echo if processes.first else _say_nothing
         silent = quiet or not processes.first
@@ -84,6 +87,9 @@ def run_training(
                 f"--init {recipe.init}: if it learned from slices that are held out now, their figures are too good",
                 err=True,
             )
+        last = recipe.size_of(recipe.epochs - 1)
+        if last != recipe.size:
+            say(f"--sizes: the last epoch is of {last} pixels, the model's input of {recipe.size} (--size)", err=True)
         session = Session(
             recipe,
             found,
@@ -99,8 +105,17 @@ def run_training(
             quiet=silent,
             say=say,
         )
+        _check_starts(chosen, recipe)
         for experiment in chosen:
             session.run(experiment)
+
+
+def _check_starts(chosen: tuple[Experiment, ...], recipe: Recipe) -> None:
+    """Raise StartError before hours of work if a start does not fit the last of the networks."""
+    networks = {experiment.architecture for experiment in chosen}
+    if len(networks) > 1 and recipe.init != "scratch":
+        for network in sorted(networks):
+            start_classifier(network, recipe.spec, recipe.init)
 
 
 def _captures(asked: bool | None, device: torch.device, processes: Processes) -> bool:

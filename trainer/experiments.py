@@ -121,6 +121,8 @@ class Recipe:
             raise ValueError(f"input {self.input!r}; legal: {', '.join(INPUTS)}")
         if self.sizes and sum(epochs for _, epochs in self.sizes) != self.epochs:
             raise ValueError(f"sizes {self.sizes} do not add up to {self.epochs} epochs")
+        if any(pixels > self.size for pixels, _ in self.sizes):
+            raise ValueError(f"sizes {self.sizes}; legal: up to the input's {self.size} pixels (--size)")
 
     @property
     def spec(self) -> InputSpec:

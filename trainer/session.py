@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,23 +90,25 @@ class Session:
             raise TrainingError(f"{text}; remove it or name another --run-dir")
         if sizes != asked:
             return None
-        lost = self.lost(files, weights_stem(experiment, division))
+        lost = self.lost(files, weights_stem(experiment, division), record)
         if not lost:
             return record
         known = checkpoint_path(self.run_folder, experiment, division.name).is_file()
         again = "written again from the checkpoint" if known else "trained again, since its checkpoint is gone, too"
-        self.say(f"{files.stem}: {', '.join(lost)} lost or damaged; {again}", err=True)
+        self.say(f"{files.stem}: {', '.join(lost)} lost, damaged or another's; {again}", err=True)
         return None
 
-    def lost(self, files: RunFiles, stem: str) -> list[str]:
-        """Return the names of a finished training's files that are not there; of weights and card, if they differ."""
+    def lost(self, files: RunFiles, stem: str, record: dict[str, Any]) -> list[str]:
+        """Return the names of a finished training's files that are not there, or are damaged or another training's."""
         needed = [files.held_out] + [files.test] * (self.data.test is not None)
         names = [path.name for path in needed if not path.is_file()]
         try:
-            find_model(str(self.weights_folder / f"{stem}.json")).read_weights()
+            model = find_model(str(self.weights_folder / f"{stem}.json"))
+            model.read_weights()
+            other = model.card.sha256 != record.get("sha256", model.card.sha256)  # records of before name none
         except CardError:
-            names.append(f"{stem}.json or its weights")
-        return names
+            other = True
+        return names + [f"{stem}.json or its weights"] * other
 
     def train(self, experiment: Experiment, division: Division) -> Trained:
         """Train, or go on with a training, showing its progress."""
@@ -169,6 +172,7 @@ class Session:
             "groups": {str(number): name for number, name in enumerate(self.data.group_names)},
             "history": trained.history,
             "metrics": metrics,
+            "sha256": hashlib.sha256(trained.weights).hexdigest(),
             "key": key,
         }
         scored = None if test is None else (test, predict(trained.classifier, test, self.device, self.precision))

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,10 +76,20 @@ def run(name: str, arguments: argparse.Namespace, training: Split, validation: S
     precision = pick_precision(arguments.precision, device)
     trained = train(Experiment("densenet-bias"), recipe, splits, arguments.out / name, device, precision=precision)
     others = (seen(changed(validation, change), recipe.spec) for change in SHOWN)
-    logits = [trained.logits, *(predict(trained.classifier, other, device, "fp32") for other in others)]
+    logits = [trained.logits, *(predict(trained.classifier, other, device, precision) for other in others)]
     seconds = time.monotonic() - started
     np.savez(arguments.out / f"{name}.npz", logits=np.stack(logits), seconds=seconds, size=size_of(arguments))
     print(f"{name}: {seconds:.0f} s, AUC {roc_auc_score(validation.labels, trained.logits):.4f}", flush=True)
+
+
+def kept(arguments: argparse.Namespace) -> dict[str, Mapping[str, NDArray[Any]]]:
+    """Return the rows that are done, by their names."""
+    paths = {name: arguments.out / f"{name}.npz" for name in ROWS}
+    found = {name: np.load(path) for name, path in paths.items() if path.is_file()}
+    others = {str(one["size"]) for one in found.values()} - {size_of(arguments)}
+    if others:
+        raise SystemExit(f"{arguments.out} has rows of {', '.join(others)}; legal: of {size_of(arguments)}")
+    return found
 
 
 def size_of(arguments: argparse.Namespace) -> str:
@@ -121,12 +133,9 @@ def main(arguments: argparse.Namespace) -> None:
     training, validation = load_splits(arguments.data, RAW, limit=arguments.limit)
     validation = validation.take(chosen(validation.labels, arguments.slices))
     for name in arguments.rows.split(","):
-        if not (arguments.out / f"{name}.npz").is_file():
+        if name not in kept(arguments):
             run(name, arguments, training, validation)
-    found = {name: np.load(arguments.out / f"{name}.npz") for name in ROWS if (arguments.out / f"{name}.npz").is_file()}
-    others = {str(one["size"]) for one in found.values()} - {size_of(arguments)}
-    if others:
-        raise SystemExit(f"{arguments.out} has rows of {', '.join(others)}; legal: of {size_of(arguments)}")
+    found = kept(arguments)
     minutes = sum(float(one["seconds"]) for one in found.values()) / 60
     text = f"""## What the ingredients of the strong recipe are worth
 `python tests/benchmarks/ablation.py --data DIR --out FOLDER --size {arguments.size} --limit {arguments.limit}
