@@ -43,7 +43,7 @@ def test_card_says_what_was_trained_and_measured():
     card = find_model(MODEL).card
     assert card.training["epochs"] >= 1
     assert card.training["slices"] == 14_999
-    assert card.training["reweigh_groups"] is True
+    assert card.training["reweigh_groups"] is False
     assert card.input.limits == (0, 70)
     assert 0.5 < card.metrics["auc"] < 1
     assert "non-commercial" in card.notice
