@@ -67,7 +67,8 @@ def test_any_slice_and_card_follow_the_reference(hu: NDArray[Any], spec: InputSp
     assert image.shape == (spec.size, spec.size)
     assert image.min() >= low
     assert image.max() <= high
-    assert np.abs(image - reference(hu, spec)).max() <= 1.002, "rounded at 224 pixels and at its own size"
+    twice = spec.size < 224 < max(hu.shape)  # rounded at an intermediate size, too
+    assert np.abs(image - reference(hu, spec)).max() <= (1.002 if twice else 0.501)
 
 
 @pytest.mark.parametrize("size", [64, 112, 223, 300])

@@ -485,8 +485,9 @@ def test_runs_on_other_data_have_no_baselines(here: Path, data: Path, changed: d
         ({"groups": {"70": "1234"}}, ["70", "80"]),
         ({"data": "a label file of its own", "groups": {"70": "town", "80": "city"}}, ["city", "town"]),
         ({"data": "a label file of its own", "groups": {}}, ["all slices"]),
+        ({"data": "a label file of its own", "groups": {"-1": "others"}}, ["others (small groups)"]),
     ],
-    ids=["grey levels", "grey levels have no names", "sites", "no groups"],
+    ids=["grey levels", "grey levels have no names", "sites", "no groups", "a site named others"],
 )
 def test_groups_of_ones_own_data_bear_their_names(here: Path, changed: dict[str, Any], names: list[str]):
     labels, groups, logits = draw(800)

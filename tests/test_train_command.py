@@ -312,7 +312,7 @@ def test_what_a_finished_training_lost_is_written_again_without_a_step(
     assert again.exit_code == 0, again.output
     assert " epoch " not in again.stderr
     if "weights" in lost:
-        assert f"{STEM}: {NAME}.json or its weights lost, damaged or another's; written again from" in again.stderr
+        assert f"{STEM}: {NAME}.json or its weights lost or damaged; written again from" in again.stderr
     assert path.read_bytes() == before
 
 
@@ -322,7 +322,12 @@ def test_weights_of_another_training_in_their_place_are_told_and_replaced(run: R
     assert other.exit_code == 0, other.output
     assert (copied / "weights" / f"{NAME}.safetensors").read_bytes() != before
     again = invoke(options_of(run.data, copied))
-    assert f"{STEM}: {NAME}.json or its weights lost, damaged or another's; written again from" in again.stderr
+    assert f"{NAME}.json another training's; written again from the checkpoint" in again.stderr
+    assert (copied / "weights" / f"{NAME}.safetensors").read_bytes() == before
+    (copied / "others" / f"{STEM}.checkpoint.pt").unlink()
+    without = invoke(options_of(run.data, copied, seed="1", run_dir=str(copied / "others")))
+    assert isinstance(without.exception, TrainingError)
+    assert f"{NAME}.json: another training's; name another --weights-dir" in str(without.exception)
     assert (copied / "weights" / f"{NAME}.safetensors").read_bytes() == before
 
 
@@ -333,7 +338,7 @@ def test_a_training_that_lost_weights_and_checkpoint_is_trained_again_to_the_sam
     (copied / "runs" / f"{STEM}.checkpoint.pt").unlink()
     again = invoke(options_of(run.data, copied))
     assert again.exit_code == 0, again.output
-    assert f"{NAME}.json or its weights lost, damaged or another's; trained again" in again.stderr
+    assert f"{NAME}.json or its weights lost or damaged; trained again" in again.stderr
     assert len(re.findall(rf"{NAME} validation epoch \d+:", again.stderr)) == EPOCHS
     assert path.read_bytes() == before
 
@@ -518,7 +523,7 @@ def test_more_processes_than_half_a_batch_are_refused(run: Run, tmp_path: Path, 
 
 
 def test_a_model_that_is_never_trained_at_its_own_pixels_is_told_of(run: Run):
-    assert "--sizes: the last epoch is of 32 pixels, the model's input of 224 (--size)" in run.result.stderr
+    assert "--sizes ends at 32 pixels; the model's input has 224 (--size)" in run.result.stderr
 
 
 def test_the_environment_names_the_data(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

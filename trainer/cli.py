@@ -67,7 +67,7 @@ from hemoscan.console import device_option, png_window_option
 @click.option(
     "--sizes",
     metavar="PIXELS:EPOCHS,...",
-    help="Train the first epochs at fewer pixels, such as 112:3,224:1; replaces --epochs.",
+    help="Train the first epochs at fewer pixels, such as 112:3,224:1; they add up to --epochs, if given.",
 )
 @click.option("--batch-size", type=click.IntRange(2), default=32, show_default=True)
 @click.option(

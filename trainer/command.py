@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def run_training(
             )
         last = recipe.size_of(recipe.epochs - 1)
         if last != recipe.size:
-            say(f"--sizes: the last epoch is of {last} pixels, the model's input of {recipe.size} (--size)", err=True)
+            say(f"--sizes ends at {last} pixels; the model's input has {recipe.size} (--size)", err=True)
         session = Session(
             recipe,
             found,
@@ -105,12 +105,12 @@ def run_training(
             quiet=silent,
             say=say,
         )
-        _check_starts(chosen, recipe)
+        _check_starts([one for one in chosen if not any(run_folder.glob(f"{one.name}.*.json"))], recipe)
         for experiment in chosen:
             session.run(experiment)
 
 
-def _check_starts(chosen: tuple[Experiment, ...], recipe: Recipe) -> None:
+def _check_starts(chosen: Sequence[Experiment], recipe: Recipe) -> None:
     """Raise StartError before hours of work if a start does not fit the last of the networks."""
     networks = {experiment.architecture for experiment in chosen}
     if len(networks) > 1 and recipe.init != "scratch":

@@ -90,25 +90,28 @@ class Session:
             raise TrainingError(f"{text}; remove it or name another --run-dir")
         if sizes != asked:
             return None
-        lost = self.lost(files, weights_stem(experiment, division), record)
-        if not lost:
+        lost, replaced = self.lost(files, weights_stem(experiment, division), record)
+        if not lost + replaced:
             return record
         known = checkpoint_path(self.run_folder, experiment, division.name).is_file()
+        if replaced and not known:  # nobody wants hours of training to end in the loss of another's weights
+            raise TrainingError(f"{replaced[0]}: another training's; name another --weights-dir")
         again = "written again from the checkpoint" if known else "trained again, since its checkpoint is gone, too"
-        self.say(f"{files.stem}: {', '.join(lost)} lost, damaged or another's; {again}", err=True)
+        told = [f"{name} lost or damaged" for name in lost] + [f"{name} another training's" for name in replaced]
+        self.say(f"{files.stem}: {', '.join(told)}; {again}", err=True)
         return None
 
-    def lost(self, files: RunFiles, stem: str, record: dict[str, Any]) -> list[str]:
-        """Return the names of a finished training's files that are not there, or are damaged or another training's."""
+    def lost(self, files: RunFiles, stem: str, record: dict[str, Any]) -> tuple[list[str], list[str]]:
+        """Return a finished training's files that are not there or damaged, and its weights if they are another's."""
         needed = [files.held_out] + [files.test] * (self.data.test is not None)
         names = [path.name for path in needed if not path.is_file()]
+        card = self.weights_folder / f"{stem}.json"
         try:
-            model = find_model(str(self.weights_folder / f"{stem}.json"))
+            model = find_model(str(card))
             model.read_weights()
-            other = model.card.sha256 != record.get("sha256", model.card.sha256)  # records of before name none
         except CardError:
-            other = True
-        return names + [f"{stem}.json or its weights"] * other
+            return [*names, f"{stem}.json or its weights"], []
+        return names, [str(card)] * (model.card.sha256 != record["sha256"])
 
     def train(self, experiment: Experiment, division: Division) -> Trained:
         """Train, or go on with a training, showing its progress."""

@@ -1,4 +1,4 @@
-"""What the ingredients of recipe `strong` are worth: the same training without each of them, in one table.
+"""What the ingredients of recipe `strong` are worth: the same training without each of them, or with more.
 
 usage: python tests/benchmarks/ablation.py --data DIR --out FOLDER [--size N] [--limit N] [--epochs N] [--rows NAME,...]
        [--write docs/robustness.md]
