@@ -72,7 +72,7 @@ def test_the_defaults_are_the_reports():
         ({"ema": 1.0}, "legal: 0 or more, below 1"),
         ({"left_out": ("bone",)}, "legal: geometry, hu, crop, alignment"),
         ({"input": "bone"}, "input 'bone'; legal: brain, raw"),
-        ({"epochs": 3, "sizes": ((128, 1), (224, 1))}, "sizes .*do not add up to 3 epochs"),
+        ({"epochs": 3, "sizes": ((128, 1), (224, 1))}, "sizes 128:1,224:1 do not add up to 3 epochs"),
     ],
 )
 def test_a_recipe_out_of_range_is_refused_with_the_legal_values(values: dict[str, Any], named: str):

@@ -401,7 +401,7 @@ def test_a_second_run_in_the_same_folder_fails_with_a_message(data: Path, tmp_pa
         ({"experiments": "densenet"}, "legal: densenet-base"),
         ({"sizes": "112"}, "legal: PIXELS:EPOCHS"),
         ({"sizes": "16:1"}, "legal: 32 to 1024"),
-        ({"sizes": "32:1,256:1"}, r"legal: up to the input's 224 pixels \(--size\)"),
+        ({"sizes": "32:1,256:1"}, r"sizes 32:1,256:1; legal: up to the input's 224 pixels \(--size\)"),
         ({"batch_size": "1"}, "--batch-size"),
         ({"learning_rate": "0"}, "--learning-rate"),
         ({"learning_rate": "nan"}, "learning.rate"),

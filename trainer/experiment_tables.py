@@ -8,6 +8,7 @@ from typing import Any
 from hemoscan.card import MODEL_NAMES
 from hemoscan.trainer.bootstrap import Estimate
 from hemoscan.trainer.evaluation import OTHERS, small_groups
+from hemoscan.trainer.experiments import describe_sizes
 from hemoscan.trainer.published import PUBLISHED
 from hemoscan.trainer.row_figures import AT_CHOSEN, AT_HALF, Figures
 from hemoscan.trainer.rows import (
@@ -15,7 +16,6 @@ from hemoscan.trainer.rows import (
     Row,
     Section,
     describe_init,
-    describe_sizes,
     is_comparable,
     is_in_full,
     other_data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -120,9 +120,10 @@ class Recipe:
         if self.input not in INPUTS:
             raise ValueError(f"input {self.input!r}; legal: {', '.join(INPUTS)}")
         if self.sizes and sum(epochs for _, epochs in self.sizes) != self.epochs:
-            raise ValueError(f"sizes {self.sizes} do not add up to {self.epochs} epochs")
+            raise ValueError(f"sizes {describe_sizes(self.sizes)} do not add up to {self.epochs} epochs")
         if any(pixels > self.size for pixels, _ in self.sizes):
-            raise ValueError(f"sizes {self.sizes}; legal: up to the input's {self.size} pixels (--size)")
+            text = f"sizes {describe_sizes(self.sizes)}; legal: up to the input's {self.size} pixels (--size)"
+            raise ValueError(text)
 
     @property
     def spec(self) -> InputSpec:
@@ -185,3 +186,8 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     if any(not 32 <= pixels <= 1024 or epochs < 1 for pixels, epochs in pairs):
         raise ValueError(f"sizes {text!r}; legal: 32 to 1024 pixels, 1 epoch or more")
     return tuple(pairs)
+
+
+def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    """Return pairs of pixels and epochs as `parse_sizes` reads them."""
+    return ",".join(f"{pixels}:{epochs}" for pixels, epochs in sizes)

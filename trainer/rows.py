@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hemoscan.trainer.baselines import BASELINES, Features, SplitFeatures, baseline_logits
 from hemoscan.trainer.data import DATA_SET
-from hemoscan.trainer.experiments import Recipe
+from hemoscan.trainer.experiments import Recipe, describe_sizes
 from hemoscan.trainer.metrics import probabilities
 from hemoscan.trainer.plots import Curve
 from hemoscan.trainer.row_figures import Figures, figures_of
@@ -238,11 +238,6 @@ def describe_negatives(setting: Setting) -> str:
 def describe_average(setting: Setting) -> str:
     """Return that the weights are averages; nothing where they are not."""
     return f"weights averaged, decay {setting.ema:g}" if setting.ema else ""
-
-
-def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
-    """Return pixels and epochs as `hemoscan train --sizes` takes them."""
-    return ",".join(f"{pixels}:{epochs}" for pixels, epochs in sizes)
 
 
 def _baselines(result: Result, features: SplitFeatures) -> tuple[Row, ...]:
