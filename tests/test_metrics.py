@@ -120,6 +120,29 @@ def test_cross_fitted_flags_are_the_same_each_time_and_depend_on_the_seed():
     assert any(not np.array_equal(other, others[0]) for other in others)
 
 
+@pytest.mark.parametrize("bleeding", [2, 3, 5])
+def test_both_halves_have_patients_with_positives_to_choose_a_threshold_on(bleeding: int):
+    patients = np.repeat(np.arange(40), 10)
+    labels = (patients < bleeding).astype(np.uint8)
+    scores = np.where(labels == 1, 0.4, 0.3)  # a threshold of 0.5 that nobody chose would flag nothing
+    for seed in range(20):
+        assert np.array_equal(cross_fitted_flags(scores, labels, seed, clusters=patients), labels == 1)
+
+
+def test_positives_of_one_patient_leave_no_threshold_to_be_chosen_elsewhere():
+    patients = np.repeat(np.arange(40), 10)
+    labels = (patients == 7).astype(np.uint8)
+    assert cross_fitted_flags(labels.astype(float), labels, clusters=patients) is None
+    assert measure(8.0 * labels - 4, labels, np.full(400, 70), patients)["at_cross_fitted_threshold"] is None
+
+
+def test_a_single_group_is_balanced_with_nobody():
+    logits, labels, _ = sample(60)
+    assert measure(logits, labels, np.full(60, -1))["auc_group_balanced"] is None
+    groups = np.arange(60) % 12  # each too small to tell from the others
+    assert measure(logits, labels, groups)["auc_group_balanced"] is None
+
+
 def test_measure_agrees_with_scikit_learn():
     logits, labels, groups = sample(400)
     scores = probabilities(logits)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from run_folders import draw, drawn_folds, drawn_history, drawn_run, write_run
+from run_folders import draw, drawn_folds, drawn_history, drawn_run, write_csv, write_run
 from sklearn.metrics import f1_score, roc_auc_score
 from trainer_data import FIRST_TRAINING_ID, FIRST_VALIDATION_ID, make_rows, write_data_set
 
@@ -117,10 +117,11 @@ def test_an_accuracy_that_can_be_right_is_compared(here: Path):
         ({"init": "imagenet"}, "difference"),
         ({"data": "Unibuc brain anomaly detection (in the words of an earlier version)"}, "difference"),
         ({"epochs": 5}, "difference (recipe changed)"),
+        ({"init": "densenet-bias.safetensors"}, "difference (own start)"),
         ({"recipe": "strong", "epochs": 15, "input": "head"}, ""),
         ({"data": "a label file of its own"}, ""),
     ],
-    ids=["in full", "another start", "words of before", "fewer epochs", "another recipe", "other data"],
+    ids=["in full", "another start", "words of before", "fewer epochs", "a file", "another recipe", "other data"],
 )
 def test_only_the_reports_recipe_on_its_data_is_set_beside_the_report(here: Path, changed: dict[str, Any], says: str):
     drawn_run(here / "run", "densenet-bias", **changed)
@@ -136,11 +137,30 @@ def test_only_the_reports_recipe_on_its_data_is_set_beside_the_report(here: Path
     ranking = next(row for row in table(found, HEADINGS[1]) if row[0] == "densenet-bias")
     if says:
         assert number(ranking[-1]) == pytest.approx(number(ranking[-2]) - PUBLISHED["densenet-bias"].f1, abs=0.0101)
-        assert ranking[-1].endswith("(recipe changed)") == says.endswith("(recipe changed)")
+        assert ranking[-1].partition(" ")[2] == says.partition(" ")[2]
     full = says == "difference"
     assert f"input `brain`: {int(full)} of 8 in full" in text
     own = "own" in changed.get("data", "")
     assert ("on other data only: densenet-bias" in text) == own == ("cpu, a label file of its own" in found)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, "The rows differ in their experiment alone"),
+        ({"epochs": 8, "reweigh_groups": True}, "The rows differ in epochs, groups, too"),
+        ({"init": "start.pth"}, "The rows differ in start, too"),
+        ({"sizes": [[112, 7]], "negatives": 0.5}, "The rows differ in sizes, share of the negatives, too"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_else_rows_differ_in_is_said(here: Path, changed: dict[str, Any], told: str):
+    drawn_run(here / "run", "densenet-base", recipe="strong", input="head")
+    drawn_run(here / "run", "densenet-bias", recipe="strong", input="head", **changed)
+    found = section(document("run"), "strong", "head")
+    assert told in found
+    assert found.count("The rows differ in") == 1
+    assert ("1 of 2 rows go on from a file of weights" in found) == ("init" in changed)
 
 
 def test_rows_on_other_data_stand_beside_those_on_the_reports_without_a_difference(here: Path):
@@ -354,7 +374,15 @@ def test_submissions_are_written_and_named(here: Path):
     assert content == "id,class\n017001,0\n017002,1\n"
     (row,) = table(text, "Test images")
     assert row[:2] == ["report, brain: resnet-base", "`run/submission-resnet-base.csv`"]
-    assert row[3:] == ["2", "1", "50.00"]
+    assert row[3:] == ["2 of 5,149: incomplete", "1", "50.00"]
+
+
+def test_a_submission_of_all_test_images_is_whole(here: Path):
+    path = drawn_run(here / "run", "resnet-base")
+    rows = [(f"{number:06}", "-9") for number in range(17_001, 22_150)]
+    write_csv(path.with_suffix(".test.csv"), ("id", "logit"), rows)
+    (row,) = table(document("run"), "Test images")
+    assert row[3:] == ["5,149", "0", "0.00"]
 
 
 @pytest.mark.parametrize(("lacking", "said"), [(None, "2 folds"), (1, "folds 2 of 2")])

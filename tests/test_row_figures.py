@@ -38,12 +38,25 @@ def test_every_figure_lies_in_its_interval_and_more_slices_narrow_it():
 
 def test_a_perfect_model_is_as_certain_as_its_slices_allow():
     labels = np.array([0, 1] * 20, np.uint8)
-    found = figures_of(10.0 * labels - 5, labels, np.full(40, 70), np.zeros(40, np.intp), np.arange(40))
+    groups = np.repeat([70, 80], 20)
+    found = figures_of(10.0 * labels - 5, labels, groups, np.zeros(40, np.intp), np.arange(40))
     for name, one in found.estimates.items():
         assert one.value == 1
         share = name.rpartition(".")[2] in {"accuracy", "precision", "recall"}
         assert (one.low is None) != share  # no draw has a miss, yet a share of so few slices is not certain
         assert not share or (0.8 < one.low < 1 and one.high == 1)
+
+
+def test_what_one_group_or_one_bleeding_patient_leaves_open_is_not_defined():
+    patients = np.repeat(np.arange(20), 5)
+    labels = (patients == 3).astype(np.uint8)
+    found = figures_of(8.0 * labels - 4, labels, np.full(100, 70), np.zeros(100, np.intp), patients)
+    assert found.estimates["auc"].value == 1
+    assert found.estimates["auc_group_balanced"].value is None
+    assert [found.estimates[f"{AT_CHOSEN}.{name}"].value for name in ("accuracy", "precision", "recall", "f1")] == [
+        None
+    ] * 4
+    assert AT_CHOSEN not in found.confusion
 
 
 def test_groups_are_measured_by_themselves():

@@ -545,6 +545,13 @@ def test_the_environment_names_the_data(data: Path, tmp_path: Path, monkeypatch:
         ({"input": "raw", "recipe": "strong"}, False),
         ({"folds": "2"}, False),
         ({"limit": "8"}, False),
+        ({"sizes": "224:1"}, False),
+        ({"sizes": "112:1,224:7"}, True),
+        ({"epochs": "6"}, False),
+        ({"epochs": "8"}, True),
+        ({"size": "128"}, False),
+        ({"negatives": "0.5"}, False),
+        ({"negatives": "0.5", "epochs": "14"}, True),
     ],
     ids=lambda value: "=".join(*value.items()) if isinstance(value, dict) and len(value) == 1 else "",
 )
@@ -553,7 +560,8 @@ def test_only_whole_trainings_on_0_to_70_hu_write_where_the_weights_that_ship_ar
 ):
     monkeypatch.chdir(tmp_path)
     arguments = options_of(data, tmp_path, init="missing.pth", **changed)
-    del arguments[arguments.index("--weights-dir") : arguments.index("--weights-dir") + 2]
+    for option in ("--weights-dir", "--sizes") if "sizes" not in changed else ("--weights-dir",):
+        del arguments[arguments.index(option) : arguments.index(option) + 2]
     result = invoke(arguments)
     assert "missing.pth: cannot be read" in str(result.exception)
     assert (tmp_path / "weights").is_dir() == ships

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 # Weights of one block of resamples, 8 MB: larger ones were slower.
 BLOCK_VALUES = 2**20
+ROUNDING = 1e-12  # areas under weights differ by as much, though no draw does
 MOST_UNDEFINED = 0.05
 
 Weights = NDArray[np.float64]
@@ -104,7 +105,7 @@ def estimate_share(value: float, drawn: NDArray[np.float64], bootstrap: Bootstra
     Where no draw differs, a share of 0 or 1 has its exact interval, other figures have none.
     """
     found = estimate(value, drawn, bootstrap.level)
-    if found.low != found.high or found.low is None:
+    if found.low is None or found.high is None or found.high - found.low > ROUNDING:
         return found
     return exact(value, units, bootstrap.level) if units and value in (0, 1) else Estimate(found.value)
 

@@ -117,7 +117,7 @@ from hemoscan.console import device_option, png_window_option
     "weights_folder",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where weights and cards are written.  "
-    "[default: weights; with --folds, --labels, --limit or --input raw RUN-DIR/weights]",
+    "[default: weights; with --folds, --labels, --input raw or less training than the recipe's RUN-DIR/weights]",
 )
 @click.option(
     "--test/--no-test",

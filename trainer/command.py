@@ -69,7 +69,8 @@ def run_training(
         raise OptionError("--png-window is for --labels: the grey values of the report's data set are HU")
     if weights_folder is None:
         # What ships takes 0 to 70 HU, and is replaced by a whole training on the report's data only.
-        ships = limit is None and folds is None and labels is None and recipe.input != "raw"
+        whole = limit is None and folds is None and recipe.budget >= Recipe(name=name, **RECIPES[name]).budget
+        ships = whole and labels is None and recipe.input != "raw"
         weights_folder = Path("weights") if ships else run_folder / "weights"
     with contextlib.ExitStack() as stack:
         processes, where = stack.enter_context(join_processes(device))

@@ -11,13 +11,17 @@ from tqdm import tqdm
 
 def format_metrics(name: str, split: str, metrics: dict[str, Any]) -> str:
     """Return the figures of one model on a split as a table of at most 80 columns."""
+    balanced = metrics["auc_group_balanced"]
     lines = [
         f"{name} on {metrics['n']} {split} slices, {metrics['positives']} positive",
         f"  AUC {metrics['auc']:.4f}   AP {metrics['average_precision']:.4f}   "
-        f"AUC with groups balanced {metrics['auc_group_balanced']:.4f}",
+        f"AUC with groups balanced {'-: a single group' if balanced is None else format(balanced, '.4f')}",
     ]
     for title, key in (("at 0.5", "at_0.5"), ("cross-fitted", "at_cross_fitted_threshold")):
         found = metrics[key]
+        if found is None:
+            lines.append(f"  {title:<13}-: positives of one cluster alone")
+            continue
         lines.append(
             f"  {title:<13}accuracy {found['accuracy']:.4f}  precision {found['precision']:.4f}  "
             f"recall {found['recall']:.4f}  F1 {found['f1']:.4f}"
@@ -70,9 +74,10 @@ class Bars:
             self.bar.close()
         self.bar = None
         found = record["validation"]
+        fitted = found["at_cross_fitted_threshold"]
         click.echo(
             f"{self.title} epoch {record['epoch']}: loss {record['loss']:.4f}, validation AUC {found['auc']:.4f}, "
-            f"AP {found['average_precision']:.4f}, F1 {found['at_cross_fitted_threshold']['f1']:.4f}, "
+            f"AP {found['average_precision']:.4f}, F1 {'-' if fitted is None else format(fitted['f1'], '.4f')}, "
             f"{record['seconds']:.0f} s",
             err=True,
         )

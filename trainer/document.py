@@ -16,10 +16,12 @@ from hemoscan.trainer.rows import (
     describe_epochs,
     describe_init,
     describe_limit,
+    has_own_start,
     is_comparable,
     is_in_full,
+    unlike,
 )
-from hemoscan.trainer.submission import Submission
+from hemoscan.trainer.submission import TEST_IMAGES, Submission
 
 REPORT_EPOCHS = 7
 INPUT_WORDS = {"brain": "0 to 70 HU", "raw": "the report's own grey values"}
@@ -87,7 +89,7 @@ Made by this command; do not edit it by hand:
   other folds' out-of-fold scores; with a single split, each half of it is flagged at the threshold chosen on the other.
 - *Balanced*: the AUC after every group (largest grey level, which tells the header's window, so the site; in data of
   one's own the label file's `group`) was reweighed to the same share of positives. *Within groups*: the AUC of each by
-  itself; those with fewer than ten of either label are one, `others`.
+  itself. In both, those with fewer than ten of either label are one, `others`.
 - The baselines never look for a hemorrhage. *lookup*: the share of positives among training images of the same largest
   grey level. *histogram*: a logistic regression on the grey levels' frequencies, clamped to 0 to 70.{missing}"""
 
@@ -101,7 +103,7 @@ def _what_was_run(sections: Sequence[Section]) -> str:
             full = {one.experiment for one in settings if is_in_full(one)}
             elsewhere, trials = section.experiments - run, _trials(sections, section) - section.experiments
             found = {
-                "changed (epochs, pixels, groups or rate)": run - full,
+                "changed (epochs, pixels, groups, rate or start)": run - full,
                 "on other data only": elsewhere,
                 "reduced only": trials,
                 "not run": set(MODEL_NAMES) - run - elsewhere - trials,
@@ -159,8 +161,33 @@ another row of the same experiment, which stands for it above. They show that an
 are no measure of what it reaches."""
 
 
-OTHER_RECIPE = """This is not the report's recipe: the rows are to be compared with each other, and no difference to the
-report's figures is given."""
+OTHER_RECIPE = "This is not the report's recipe: no difference to the report's figures is given."
+
+
+def _compared(section: Section) -> str:
+    """Say whether the rows of a section show what its experiments are worth."""
+    settings = [row.result.setting for row in section.rows if row.result is not None]
+    differing = unlike(settings)
+    if len({one.experiment for one in settings}) < 2:
+        return ""
+    if not differing:
+        return "The rows differ in their experiment alone, and can be compared with each other."
+    return (
+        f"The rows differ in {', '.join(differing)}, too (see below): a difference between two of them need not be one "
+        "between their experiments."
+    )
+
+
+def _started(section: Section) -> str:
+    """Say what a start from a file hides."""
+    settings = [row.result.setting for row in section.rows if row.result is not None]
+    own = sum(has_own_start(one) for one in settings)
+    return (
+        f"{own} of {len(settings)} rows go on from a file of weights: what that had learned before, its epochs, and "
+        "whether it learned from slices that are held out here, or was chosen by them, is not in the table."
+        if own
+        else ""
+    )
 
 
 def _section(section: Section, pictures: Sequence[str], trials: set[str]) -> str:
@@ -170,8 +197,9 @@ def _section(section: Section, pictures: Sequence[str], trials: set[str]) -> str
     if not section.rows:
         missing = [name for name in MODEL_NAMES if name not in trials]
         return f"{title}\n\nNot run: {', '.join(missing) or 'none, but see the reduced runs below'}."
-    apart = [] if section.recipe == REPORT_RECIPE else [OTHER_RECIPE]
-    parts = [title, *apart, REDUCED if section.reduced else "", "### At 0.5", at_half(section, trials)]
+    other = OTHER_RECIPE if section.recipe != REPORT_RECIPE else ""
+    parts = [title, other, REDUCED if section.reduced else "", _compared(section), _started(section)]
+    parts += ["### At 0.5", at_half(section, trials)]
     parts += ["### Ranking, and at a chosen threshold", at_chosen(section, trials), _against_baselines(section)]
     parts += ["### Within groups", within_groups(section)]
     parts += ["### How each was trained", training_table(section), *pictures]
@@ -185,9 +213,8 @@ def _test_images(submissions: Mapping[str, Submission]) -> str:
     rows = []
     for label, one in submissions.items():
         file = f"`{one.path.parent.name}/{one.path.name}`"
-        rows.append(
-            [label, file, f"{one.threshold:.4f}", f"{one.n:,}", f"{one.flagged:,}", percent(one.flagged / one.n)]
-        )
+        images = f"{one.n:,}" if one.n == TEST_IMAGES else f"{one.n:,} of {TEST_IMAGES:,}: incomplete"
+        rows.append([label, file, f"{one.threshold:.4f}", images, f"{one.flagged:,}", percent(one.flagged / one.n)])
     return f"""## Test images
 
 {table(header, rows)}
@@ -225,9 +252,9 @@ In brackets: how many of the {total} rows.
   Here: {data}.
 - **Slices.** The report uses all of them. Here: {slices}.
 - **Epochs.** The report trains {REPORT_EPOCHS} epochs at 224x224. Here: {epochs}.
-- **Recipe.** Rows of another recipe than the report's are to be compared with each other, not with the report; no
-  difference is given for them. Beside those of its recipe with other epochs, pixels, groups or rate stands `recipe
-  changed`. Here: {recipes}.
+- **Recipe.** For rows of another recipe than the report's no difference is given. Beside those of its recipe with
+  other epochs, pixels, groups or rate stands `recipe changed`, and `own start` where a file of weights was the start.
+  Here: {recipes}.
 - **Private and public scores.** The challenge's server gave them. The test labels are not published, so nobody can
   recompute them, and no row here has such scores.
 - **Accuracies that cannot be right.** {len(impossible)} printed accuracies contradict their own precision and recall at

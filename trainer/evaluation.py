@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hemoscan.trainer.bootstrap import Bootstrap, Estimate, Statistics, Weights, draw, estimate, estimate_share, p_value
 from hemoscan.trainer.calibration import brier, calibration, equal_mass_bins
-from hemoscan.trainer.figures import Ranking, Rates, balance, predictive_values, rates
+from hemoscan.trainer.figures import Ranking, Rates, balanced_auc, predictive_values, rates
 from hemoscan.trainer.metrics import at_threshold, cross_fitted_flags
 
 OTHERS = "others"
@@ -201,8 +201,7 @@ class _Statistics:
             fitted = rates(self.cross_fitted, sample.labels, weights)
             figures |= {f"cross_fitted_{name}": value for name, value in vars(fitted).items()}
         if sample.groups is not None:
-            balanced = balance(sample.labels, sample.groups, weights)
-            figures["auc_group_balanced"] = self.ranking.areas(balanced)[0]
+            figures["auc_group_balanced"] = balanced_auc(self.ranking, sample.labels, sample.groups, weights)
         if sample.probabilities:
             figures |= calibration(sample.scores, sample.labels, weights)
         return figures

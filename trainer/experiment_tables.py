@@ -16,6 +16,7 @@ from hemoscan.trainer.rows import (
     Row,
     Section,
     describe_init,
+    has_own_start,
     is_comparable,
     is_in_full,
     other_data,
@@ -55,8 +56,10 @@ def _is_compared(section: Section, row: Row) -> bool:
 
 
 def _changed(row: Row) -> str:
-    """Return what stands beside a difference to the report of which its recipe may be the cause."""
-    return "" if row.result is None or is_in_full(row.result.setting) else " (recipe changed)"
+    """Return what stands beside a difference to the report of which its recipe or start may be the cause."""
+    if row.result is None or is_in_full(row.result.setting):
+        return ""
+    return " (own start)" if has_own_start(row.result.setting) else " (recipe changed)"
 
 
 def _differences_at_half(name: str, figures: Figures) -> list[str]:

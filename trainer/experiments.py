@@ -133,6 +133,11 @@ class Recipe:
             spec = replace(spec, crop=False)
         return replace(spec, tissue=None) if "alignment" in self.left_out else spec
 
+    @property
+    def budget(self) -> float:
+        """See `pixels_shown`."""
+        return pixels_shown(self.negatives, self.sizes or ((self.size, self.epochs),))
+
     def size_of(self, epoch: int) -> int:
         """Return the rows and columns at which an epoch (counted from 0) is trained."""
         for pixels, epochs in self.sizes:
@@ -167,6 +172,19 @@ class Recipe:
             return self.learning_rate * (1 / 25 + (1 - 1 / 25) * part / WARM_UP)
         cosine = 0.5 * (1 + math.cos(math.pi * min((part - WARM_UP) / (1 - WARM_UP), 1)))
         return self.learning_rate * (1e-3 + (1 - 1e-3) * cosine)
+
+
+def pixels_shown(negatives: float, sizes: Iterable[tuple[int, int]]) -> float:
+    """Return the pixels shown of a negative in all epochs, on average: what makes one training longer than another.
+
+    Parameters
+    ----------
+    negatives
+        Share of the negatives that an epoch shows.
+    sizes
+        Pairs (pixels, epochs).
+    """
+    return negatives * sum(pixels**2 * epochs for pixels, epochs in sizes)
 
 
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:

@@ -80,6 +80,15 @@ def predictive_values(found: Rates, prevalences: Iterable[float]) -> Statistics:
     return values
 
 
+def balanced_auc(
+    ranking: Ranking, labels: NDArray[np.uint8], groups: NDArray[np.integer], weights: Weights
+) -> NDArray[np.float64]:
+    """Return the AUC, of shape (b,), with every group reweighed to the same share of positives; NaN of one group."""
+    if len(np.unique(groups)) < 2:
+        return np.full(len(weights), np.nan)
+    return ranking.areas(balance(labels, groups, weights))[0]
+
+
 def balance(labels: NDArray[np.uint8], groups: NDArray[np.integer], weights: Weights) -> Weights:
     """Return weights of shape (b, n) under which each group (of shape (n,)) has the same share of positives.
 

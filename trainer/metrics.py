@@ -53,18 +53,25 @@ def cross_fitted_flags(
     labels: NDArray[np.uint8],
     seed: int = 0,
     clusters: NDArray[np.integer] | None = None,
-) -> NDArray[np.bool_]:
+) -> NDArray[np.bool_] | None:
     """Flag each half at the threshold chosen on the other, so that no slice helps to choose its own threshold.
 
-    Slices of one cluster (of shape (n,), such as the patient) lie in one half.
+    Slices of one cluster (of shape (n,), such as the patient) lie in one half. None if fewer than two clusters have
+    positives: then there is a half on which no threshold can be chosen.
     """
     unit = np.arange(len(labels)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    halves = (np.random.default_rng(seed).permutation(unit.max() + 1) % 2)[unit]
+    positive = np.zeros(unit.max() + 1, bool)
+    positive[unit[labels == 1]] = True
+    if np.count_nonzero(positive) < 2:
+        return None
+    order = np.random.default_rng(seed).permutation(len(positive))
+    if len(np.unique(order[positive] % 2)) < 2:  # one half has them all: share them out
+        order[positive] = np.arange(np.count_nonzero(positive))
+    halves = (order % 2)[unit]
     flags = np.zeros(len(labels), bool)
     for half in (0, 1):
         other = halves != half
-        threshold = best_f1_threshold(scores[other], labels[other]) if labels[other].any() else 0.5
-        flags[~other] = scores[~other] >= threshold
+        flags[~other] = scores[~other] >= best_f1_threshold(scores[other], labels[other])
     return flags
 
 
@@ -102,21 +109,25 @@ def measure(
     Returns
     -------
     dict
-        `auc` and `average_precision`; `auc_group_balanced`, with every group reweighed to the same share of positives;
-        `auc_within_groups`, of groups with at least ten of either label, the others merged into -1; `at_0.5`;
-        `threshold`, the best by F1 on this very split; and `at_cross_fitted_threshold`, the honest figures at such a
-        threshold.
+        `auc` and `average_precision`; `auc_group_balanced`, with every group reweighed to the same share of positives,
+        None where there is but one; `auc_within_groups`; `at_0.5`; `threshold`, the best by F1 on this very split; and
+        `at_cross_fitted_threshold`, the honest figures at such a threshold, None where none can be chosen. Groups are
+        those with at least ten of either label, the others merged into -1.
     """
     scores = probabilities(logits)
     groups = merge_scarce(labels, groups)
+    balanced = None
+    if len(np.unique(groups)) > 1:
+        balanced = float(roc_auc_score(labels, scores, sample_weight=group_weights(labels, groups)))
+    fitted = cross_fitted_flags(scores, labels, clusters=clusters)
     return {
         "n": len(labels),
         "positives": int(labels.sum()),
         "auc": float(roc_auc_score(labels, scores)),
         "average_precision": float(average_precision_score(labels, scores)),
-        "auc_group_balanced": float(roc_auc_score(labels, scores, sample_weight=group_weights(labels, groups))),
+        "auc_group_balanced": balanced,
         "auc_within_groups": {str(group): auc for group, auc in auc_within(scores, labels, groups).items()},
         "at_0.5": at_threshold(scores >= 0.5, labels),
         "threshold": best_f1_threshold(scores, labels),
-        "at_cross_fitted_threshold": at_threshold(cross_fitted_flags(scores, labels, clusters=clusters), labels),
+        "at_cross_fitted_threshold": None if fitted is None else at_threshold(fitted, labels),
     }

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan.trainer.bootstrap import Bootstrap, Estimate, Statistics, Weights, draw, estimate_share
-from hemoscan.trainer.figures import Ranking, balance, rates
+from hemoscan.trainer.figures import Ranking, balanced_auc, rates
 from hemoscan.trainer.metrics import (
     at_threshold,
     auc_within,
@@ -33,7 +33,7 @@ class Figures:
     clusters: int
     """Of slices that belong together, such as a patient's: those are drawn again together."""
     confusion: dict[str, dict[str, Any]]
-    """For `AT_HALF` and `AT_CHOSEN` what `hemoscan.trainer.metrics.at_threshold` returns."""
+    """For `AT_HALF`, and `AT_CHOSEN` where one can be chosen, what `hemoscan.trainer.metrics.at_threshold` returns."""
     estimates: dict[str, Estimate]
     """`auc`, `auc_group_balanced`, `average_precision`, and for either threshold `<threshold>.accuracy`,
     `<threshold>.precision`, `<threshold>.recall` and `<threshold>.f1`."""
@@ -73,7 +73,10 @@ def figures_of(
         Shape (n,): slices of one number belong together, such as a patient's; none spans two folds.
     """
     scores = probabilities(logits)
-    flags = {AT_HALF: scores >= 0.5, AT_CHOSEN: out_of_fold_flags(scores, labels, folds, clusters)}
+    flags = {AT_HALF: scores >= 0.5}
+    chosen = out_of_fold_flags(scores, labels, folds, clusters)
+    if chosen is not None:
+        flags[AT_CHOSEN] = chosen
     merged = merge_scarce(labels, groups)
     aucs = auc_within(scores, labels, merged)
     statistics = _Statistics(scores, labels, merged, flags)
@@ -81,6 +84,7 @@ def figures_of(
     shares = {f"{point}.{name}": count for point in flags for name, count in units.items()}
     shares |= {f"{point}.precision": _count(clusters[flag]) for point, flag in flags.items()}
     values, drawn = draw(statistics, clusters, BOOTSTRAP)
+    unchosen = () if chosen is not None else ("accuracy", "precision", "recall", "f1")
     return Figures(
         n=len(labels),
         positives=int(labels.sum()),
@@ -89,7 +93,8 @@ def figures_of(
         estimates={
             name: estimate_share(float(value), drawn[name], BOOTSTRAP, shares.get(name, 0))
             for name, value in values.items()
-        },
+        }
+        | {f"{AT_CHOSEN}.{name}": Estimate(None) for name in unchosen},
         within={
             int(group): Within(int((merged == group).sum()), int(labels[merged == group].sum()), aucs.get(int(group)))
             for group in np.unique(merged)
@@ -115,7 +120,7 @@ class _Statistics:
 
     def __call__(self, weights: Weights) -> Statistics:
         auc, average_precision = self.ranking.areas(weights)
-        balanced, _ = self.ranking.areas(balance(self.labels, self.groups, weights))
+        balanced = balanced_auc(self.ranking, self.labels, self.groups, weights)
         found = {"auc": auc, "auc_group_balanced": balanced, "average_precision": average_precision}
         for name, flag in self.flags.items():
             rate = rates(flag, self.labels, weights)
@@ -130,10 +135,10 @@ class _Statistics:
 
 def out_of_fold_flags(
     scores: NDArray[np.float64], labels: NDArray[np.uint8], folds: NDArray[np.intp], clusters: NDArray[np.integer]
-) -> NDArray[np.bool_]:
+) -> NDArray[np.bool_] | None:
     """Flag each fold at the threshold chosen on the others; of a single fold, each half at that of the other.
 
-    A cluster lies in one half, as it does in one fold.
+    A cluster lies in one half, as it does in one fold. None where `hemoscan.trainer.metrics.cross_fitted_flags` is.
     """
     present = np.unique(folds)
     if len(present) == 1:

@@ -23,6 +23,22 @@ from hemoscan.trainer.trainings import Result, Setting
 REPORT_RECIPE = "report"
 REPORT_INPUTS = ("raw", "brain")
 REPORT_PIXELS = 224
+VARIED = {
+    "init": "start",
+    "epochs": "epochs",
+    "size": "pixels",
+    "sizes": "sizes",
+    "reweigh_groups": "groups",
+    "negatives": "share of the negatives",
+    "learning_rate": "rate",
+    "batch_size": "batch size",
+    "ema": "averaging",
+    "left_out": "augmentation",
+    "limit": "slices",
+    "folds": "held-out slices",
+    "data": "data",
+}
+"""What makes rows of one recipe and input no comparison of their experiments, in words."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +147,18 @@ def is_comparable(setting: Setting) -> bool:
 
 
 def is_in_full(setting: Setting) -> bool:
-    """Return whether a training has the report's recipe unchanged, but for start and held-out slices, on its data."""
-    return is_comparable(setting) and _is_unchanged(setting)
+    """Return whether a training has the report's recipe unchanged, but for held-out slices and lack of ImageNet."""
+    return is_comparable(setting) and _is_unchanged(setting) and not has_own_start(setting)
+
+
+def has_own_start(setting: Setting) -> bool:
+    """Return whether a training went on from a file of weights, which may have learned from slices held out here."""
+    return setting.init not in ("scratch", "imagenet")
+
+
+def unlike(settings: Sequence[Setting]) -> tuple[str, ...]:
+    """Return in which of `VARIED` the trainings of different experiments differ, besides the experiment."""
+    return tuple(words for name, words in VARIED.items() if len({getattr(one, name) for one in settings}) > 1)
 
 
 def _is_unchanged(setting: Setting) -> bool:

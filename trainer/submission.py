@@ -9,8 +9,11 @@ import numpy as np
 
 from hemoscan.errors import ResultsError
 from hemoscan.outputs import write_atomically
+from hemoscan.trainer.data import TEST_IDS
 from hemoscan.trainer.metrics import best_f1_threshold, probabilities
 from hemoscan.trainer.trainings import Result
+
+TEST_IMAGES = len(TEST_IDS)
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,13 @@ class Submission:
     threshold: float
     """Probability, the one with the best F1 on all held-out slices."""
     n: int
-    """Test images."""
+    """Test images scored: those that were in the data set's folder, of `TEST_IMAGES`."""
     flagged: int
     """Those of class 1."""
 
 
 def write_submission(result: Result) -> Submission | None:
-    """Write a row's test predictions into its run folder; None where not all of the test images were scored.
+    """Write a row's test predictions into its run folder; None where no fold, or a trial alone, scored test images.
 
     The file is `submission-<model>.csv`, and of a cross-validation, whose folds' logits are averaged,
     `submission-<model>.<k>folds.csv`.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hemoscan.card import MODEL_NAMES
 from hemoscan.errors import ResultsError
-from hemoscan.trainer.experiments import Recipe
+from hemoscan.trainer.experiments import Recipe, pixels_shown
 from hemoscan.trainer.records import CLUSTER, HELD_OUT_COLUMNS, TEST_COLUMNS, read_columns, read_numbers
 from hemoscan.trainer.splits import VALIDATION
 
@@ -58,8 +58,8 @@ class Setting:
 
     @property
     def budget(self) -> float:
-        """Pixels shown of a negative in all epochs, on average: what makes one training longer than another."""
-        return self.negatives * sum(pixels**2 * epochs for pixels, epochs in self.sizes or ((self.size, self.epochs),))
+        """See `hemoscan.trainer.experiments.pixels_shown`."""
+        return pixels_shown(self.negatives, self.sizes or ((self.size, self.epochs),))
 
 
 @dataclass(frozen=True)
