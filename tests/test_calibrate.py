@@ -67,6 +67,14 @@ def test_a_calibration_that_the_scan_applied_is_undone(tmp_path: Path):
     assert (again.slope, again.intercept) == pytest.approx((plain.slope, plain.intercept), abs=1e-2)
 
 
+def test_slices_without_patient_stand_in_folds_by_themselves(tmp_path: Path):
+    results, labels = site(tmp_path)
+    marks = [line.split(",") for line in labels.read_text(encoding="utf-8").split()[1:]]
+    rows = [(path, label, "P" if i < 10 else "", "") for i, (path, label) in enumerate(marks)]
+    write_csv(labels, "path,label,patient,study", rows)
+    assert run_calibration(results, labels, tmp_path / "site.json").slices == 600, "not all of one patient"
+
+
 def test_by_default_it_lies_in_the_state_folder(tmp_path: Path, state_home: Path):
     found = run_calibration(*site(tmp_path), None)
     assert found.path == default_path("densenet-bias")

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hemoscan.trainer.clusters import clusters, digest
+from hemoscan.trainer.clusters import clusters, digest, number, tell_apart
 
 
 def partition(numbers: np.ndarray) -> set[frozenset[int]]:
@@ -58,3 +58,13 @@ def test_clusters_are_the_finest_partition_that_parts_no_pair(pairs: list[tuple[
                 for member in joined:
                     expected[member] = joined
     assert partition(found) == {frozenset(members) for members in expected}
+
+
+def test_studies_of_one_name_are_told_apart_by_the_patient():
+    found = tell_apart(["1", "1", "1", "2", "2", None, ""], ["a", "b", "a", "a", None, "a", "b"])
+    assert found == [("1", "a"), ("1", "b"), ("1", "a"), ("2",), ("2",), None, None]
+
+
+def test_keys_are_numbered_in_their_order():
+    assert number([("b",), None, ("a",), ("b",)]).tolist() == [1, -1, 0, 1]
+    assert number([None, None]).tolist() == [-1, -1]

@@ -118,6 +118,43 @@ def test_patients_and_groups_of_the_labels(site: Site):
     assert "patient" not in json.dumps(found)
 
 
+def test_a_study_s_name_need_be_unique_within_its_patient_only(site: Site):
+    patients, studies = [i // 6 for i in range(60)], [i // 3 % 2 for i in range(60)]
+    labels = site.label_file(("patient", "study"), patients, studies)
+    assert invoke(site.slices, labels, "--bootstrap", 0, "-o", site.folder / "e.json").exit_code == 0
+    found = json.loads((site.folder / "e.json").read_text(encoding="utf-8"))["studies"]
+    assert (found["n"], found["clusters"]) == (20, 10)
+    assert found["positives"] == site.labels.reshape(20, 3).any(1).sum()
+
+
+def test_what_the_labels_do_not_know_may_be_empty(site: Site):
+    """Of 20 studies of 3, those of the last ten have no patient, and the last has no study."""
+    patients = [i // 6 if i < 30 else "" for i in range(60)]
+    studies = [i // 3 if i < 57 else "" for i in range(60)]
+    labels = site.label_file(("patient", "study"), patients, studies)
+    result = invoke(site.slices, labels, "--bootstrap", 20, "-o", site.folder / "e.json")
+    assert result.exit_code == 0, result.output
+    assert "30 slices have no patient: they count with their study, else alone" in result.stdout
+    found = json.loads((site.folder / "e.json").read_text(encoding="utf-8"))
+    assert found["results"]["without_patient"] == 30
+    assert found["slices"]["clusters"] == 5 + 9 + 3
+    assert (found["studies"]["n"], found["studies"]["clusters"]) == (19, 5 + 9)
+
+
+def test_a_slice_without_patient_is_of_its_study_s(site: Site):
+    labels = site.label_file(("patient",), [i // 6 if i % 3 else "" for i in range(60)])
+    result = invoke(site.slices, labels, "--bootstrap", 0, "-o", site.folder / "e.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((site.folder / "e.json").read_text(encoding="utf-8"))["slices"]["clusters"] == 10
+
+
+def test_slices_without_group_are_among_the_others(site: Site):
+    labels = site.label_file(("site",), ["north" if i < 40 else "" for i in range(60)])
+    assert invoke(site.slices, labels, "--bootstrap", 0, "-o", site.folder / "e.json").exit_code == 0
+    found = json.loads((site.folder / "e.json").read_text(encoding="utf-8"))["slices"]["groups"]
+    assert {name: group["n"] for name, group in found.items()} == {"north": 40, "others": 20}
+
+
 def test_a_site_named_others_is_kept_apart_from_the_small_groups(site: Site):
     labels = site.label_file(("site",), ["others" if i < 40 else "south" for i in range(60)])
     assert invoke(site.slices, labels, "--bootstrap", 0, "-o", site.folder / "e.json").exit_code == 0

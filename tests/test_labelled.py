@@ -44,6 +44,13 @@ def dicoms(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """An empty folder."""
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
 def write_labels(path: Path, header: str, rows: list[str]) -> Path:
     path.write_text("\n".join([header, *rows, ""]), encoding="utf-8")
     return path
@@ -212,6 +219,25 @@ def test_slices_of_one_patient_stay_together(dicoms: Path):
         assert not {i // 4 for i in held_out} & {i // 4 for i in set(range(SLICES)) - held_out}
 
 
+def test_slices_without_patient_stay_with_their_study_alone(images: Path):
+    for i in range(SLICES):
+        Image.fromarray(slice_image(LABELS[i], i)).save(images / f"{i}.png")
+    patients = ["P", "P", "P", *[""] * (SLICES - 3)]
+    studies = ["", "1", "", "2", "2", *[""] * (SLICES - 5)]
+    rows = [f"{i},{LABELS[i]},{patients[i]},{studies[i]}" for i in range(SLICES)]
+    found = load(images, "id,label,patient,study", rows)
+    alone = {frozenset({i}) for i in range(5, SLICES)}
+    assert cluster_sets(found) == {frozenset({0, 1, 2}), frozenset({3, 4}), *alone}
+
+
+def test_a_study_s_name_need_be_unique_within_its_patient_only(images: Path):
+    for i in range(SLICES):
+        Image.fromarray(slice_image(LABELS[i], i)).save(images / f"{i}.png")
+    rows = [f"{i},{LABELS[i]},P{i // 4},{i // 2 % 2}" for i in range(SLICES)]
+    found = load(images, "id,label,patient,study", rows)
+    assert cluster_sets(found) == {frozenset(range(i, i + 4)) for i in range(0, SLICES, 4)}
+
+
 @pytest.mark.parametrize(("patients", "together"), [(6, 4), (1, 2)])
 def test_without_a_column_the_files_patient_counts_unless_an_anonymiser_wrote_it(
     tmp_path: Path, patients: int, together: int
@@ -232,6 +258,14 @@ def test_groups_have_names_and_small_ones_are_merged(tmp_path: Path):
     found = load(folder, "id,label,group", rows)
     assert found.group_names == ("large", "small")
     assert found.labelled.groups.tolist() == [0] * 110 + [-1] * 20
+
+
+def test_slices_without_group_are_among_the_small_ones(images: Path):
+    for i in range(120):
+        Image.fromarray(slice_image(i % 2, i, size=8)).save(images / f"{i}.png")
+    found = load(images, "id,label,group", [f"{i},{i % 2},{'large' if i >= 10 else ''}" for i in range(120)])
+    assert found.group_names == ("large",)
+    assert found.labelled.groups.tolist() == [-1] * 10 + [0] * 110
 
 
 def test_a_limit_takes_the_first_labels(dicoms: Path):

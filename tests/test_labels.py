@@ -50,6 +50,11 @@ def test_optional_columns(tmp_path: Path):
     assert found.groups == ("north", "north", "south")
 
 
+def test_what_is_not_known_is_left_empty(tmp_path: Path):
+    found = read_labels(written(tmp_path, "path,label,patient,study,group\na,1,,s1,\nb,0,p2,,\n"))
+    assert (found.patients, found.studies, found.groups) == (("", "p2"), ("s1", ""), None)
+
+
 def test_a_byte_order_mark_and_quotes_are_read(tmp_path: Path):
     path = written(tmp_path, 'path,label\r\n"a, b.png",1\r\n', "utf-8-sig")
     assert read_labels(path).keys == ("a, b.png",)
@@ -84,8 +89,6 @@ def test_the_labels_of_a_phantom_are_read(tmp_path: Path):
         ("path,label,frame\na,1,0\n", "line 2: frame is '0'; legal: 1, 2, 3"),
         ("path,label,frame\na,1,1\na,0,\n", "line 3: path is 'a'; legal: each slice once"),
         ("path,label,frame\na,1,99999999999999999999\n", "frame is"),
-        ("path,label,patient\na,1,\n", "line 2: patient is ''; legal: filled in every row"),
-        ("path,label,group\na,1,\n", "line 2: group is ''"),
         ("ID,Label\nID_a_any,1\nother,0\n", "line 3: id is 'other'; legal: ids such as ID_x_any"),
         ("ID,Label\nID_a_any,1\nID_a_any,0\n", "line 3: ID is 'ID_a_any'; legal: each slice once"),
         ("ID,Label\nID_a_epidural,1\n", "no labels"),

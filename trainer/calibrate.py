@@ -14,11 +14,12 @@ from hemoscan import __version__
 from hemoscan.errors import DataError, OptionError, OutputError
 from hemoscan.operating import Calibration, Operating, site_json
 from hemoscan.outputs import write_atomically
+from hemoscan.trainer.belonging import belonging
 from hemoscan.trainer.calibration import calibration, log_odds
-from hemoscan.trainer.join import Joined, join
-from hemoscan.trainer.labels import Labels, read_labels
+from hemoscan.trainer.join import join
+from hemoscan.trainer.labels import read_labels
 from hemoscan.trainer.operating_points import fit_operating
-from hemoscan.trainer.scores import Scores, read_scores
+from hemoscan.trainer.scores import read_scores
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def run_calibration(results: Path, label_file: Path, output: Path | None) -> Ref
     joined = join(scores, labels)
     truth, probabilities = labels.labels[joined.labels], scores.scores[joined.rows]
     on = "labelled slices of a site"
-    operating = fit_operating(
-        _raw_logits(probabilities, record.calibration), truth, on=on, clusters=_clusters(scores, labels, joined)
-    )
+    found = belonging(scores, labels, joined)
+    clusters = None if found.clustered_by == "slice" else found.clusters
+    operating = fit_operating(_raw_logits(probabilities, record.calibration), truth, on=on, clusters=clusters)
     before = float(calibration(probabilities, truth, np.ones((1, len(truth))))["ece"][0])
     about = {
         "slices": len(truth),
@@ -123,12 +124,3 @@ def _raw_logits(probabilities: NDArray[np.float64], platt: Calibration | None) -
     """Return the network's logits, undoing the calibration that the scan applied."""
     logits = log_odds(probabilities)
     return logits if platt is None else (logits - platt.intercept) / platt.slope
-
-
-def _clusters(scores: Scores, labels: Labels, joined: Joined) -> NDArray[np.intp] | None:
-    """Return the patient, else the study, of each labelled slice, as numbers; None where neither is known."""
-    for names in (labels.patients, labels.studies):
-        if names is not None:
-            return np.unique([names[place] for place in joined.labels], return_inverse=True)[1]
-    studies = [scores.studies[row] for row in joined.rows]
-    return np.unique(studies, return_inverse=True)[1] if all(studies) else None

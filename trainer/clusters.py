@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,3 +38,20 @@ def clusters(*keys: Sequence[Hashable | None]) -> NDArray[np.int64]:
     size = n + len(nodes)
     graph = coo_array((np.ones(len(edges), np.int8), (rows, columns)), (size, size))
     return np.asarray(connected_components(graph, directed=False)[1][:n], np.int64)
+
+
+def tell_apart(studies: Sequence[str | None], patients: Sequence[str | None]) -> list[tuple[str, ...] | None]:
+    """Return what no two studies share: the study's name, and its patient where several patients have such a study."""
+    owners: defaultdict[str | None, set[str]] = defaultdict(set)
+    for study, patient in zip(studies, patients, strict=True):
+        owners[study] |= {patient} if patient else set()
+    return [
+        None if not study else (study, patient or "") if len(owners[study]) > 1 else (study,)
+        for study, patient in zip(studies, patients, strict=True)
+    ]
+
+
+def number(keys: Sequence[tuple[Any, ...] | None]) -> NDArray[np.int64]:
+    """Return numbers of shape (n,) from 0, in the order of the keys; -1 for None."""
+    numbers = {key: place for place, key in enumerate(sorted({key for key in keys if key is not None}))}
+    return np.array([-1 if key is None else numbers[key] for key in keys], np.int64)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hemoscan import __version__
 from hemoscan.errors import DataError, OptionError
 from hemoscan.outputs import write_atomically
+from hemoscan.trainer.belonging import belonging
 from hemoscan.trainer.bootstrap import Bootstrap
 from hemoscan.trainer.evaluation import Difference, Evaluation, Sample, compare, evaluate
 from hemoscan.trainer.join import Joined, join
@@ -46,6 +47,8 @@ class Loaded:
     flagged_by: str
     clustered_by: str
     """patient, study or slice."""
+    without_patient: int
+    """How many slices have none, where others have."""
     unlabelled: tuple[str, ...]
     """Scored slices without label."""
     unscored: tuple[str, ...]
@@ -114,6 +117,7 @@ def _describe(loaded: Loaded) -> dict[str, Any]:
         "left_out": scores.left_out,
         "matched": len(loaded.slices),
         "matched_by": loaded.joined.ways,
+        "without_patient": loaded.without_patient,
         "without_label": len(loaded.unlabelled),
         "labels_without_score": len(loaded.unscored),
         "flagged_by": loaded.flagged_by,
@@ -163,8 +167,7 @@ def load(source: Source, labels: Labels) -> Loaded:
     joined = join(scores, labels)
     flags, flagged_by = _flags(source, scores)
     truth = labels.labels[joined.labels]
-    studies = _studies(scores, labels, joined)
-    clusters, clustered_by = _clusters(labels, joined, studies)
+    found = belonging(scores, labels, joined)
     groups, names = _groups(labels, joined, truth)
     matched_rows, matched_labels = set(joined.rows.tolist()), set(joined.labels.tolist())
     return Loaded(
@@ -174,14 +177,15 @@ def load(source: Source, labels: Labels) -> Loaded:
             scores=scores.scores[joined.rows],
             labels=truth,
             flags=flags[joined.rows],
-            clusters=clusters,
+            clusters=found.clusters,
             groups=groups,
             group_names=names,
             probabilities=scores.are_probabilities,
         ),
-        studies=studies,
+        studies=found.studies,
         flagged_by=flagged_by,
-        clustered_by=clustered_by,
+        clustered_by=found.clustered_by,
+        without_patient=found.without_patient,
         unlabelled=tuple(scores.name_of(row) for row in range(len(scores)) if row not in matched_rows),
         unscored=tuple(labels.name_of(place) for place in range(len(labels)) if place not in matched_labels),
     )
@@ -200,34 +204,14 @@ def _flags(source: Source, scores: Scores) -> tuple[NDArray[np.bool_], str]:
     return scores.scores >= 0.5, "score >= 0.5"
 
 
-def _codes(names: list[str]) -> NDArray[np.int64]:
-    return np.unique(np.array(names, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
-
-
-def _studies(scores: Scores, labels: Labels, joined: Joined) -> NDArray[np.int64]:
-    """Return the study of each slice: of the labels, else of the scores; -1 where neither knows."""
-    if labels.studies is not None:
-        names = [labels.studies[place] for place in joined.labels]
-    else:
-        names = [scores.studies[row] for row in joined.rows]
-    return np.where(np.array([bool(name) for name in names]), _codes(names), -1)
-
-
-def _clusters(labels: Labels, joined: Joined, studies: NDArray[np.int64]) -> tuple[NDArray[np.int64], str]:
-    """Return what is drawn together: patients, else studies; a slice without study stands for itself."""
-    if labels.patients is not None:
-        return _codes([labels.patients[place] for place in joined.labels]), "patient"
-    alone = np.arange(len(studies), dtype=np.int64) + studies.max(initial=-1) + 1
-    return np.where(studies >= 0, studies, alone), "study" if (studies >= 0).any() else "slice"
-
-
 def _groups(
     labels: Labels, joined: Joined, truth: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
     if labels.groups is None:
         return None, ()
-    names, groups = np.unique(np.array([labels.groups[place] for place in joined.labels]), return_inverse=True)
-    return merge_scarce(truth, groups), tuple(names.tolist())
+    group_of = np.array([labels.groups[place] for place in joined.labels])
+    names, groups = np.unique(group_of, return_inverse=True)
+    return np.where(group_of == "", -1, merge_scarce(truth, groups)), tuple(names.tolist())
 
 
 def _compare(first: Loaded, second: Loaded, bootstrap: Bootstrap) -> Compared:

@@ -21,7 +21,7 @@ from hemoscan.machine import usable_cores
 from hemoscan.slices import ERROR, OK, Decoded
 from hemoscan.sources import Entry, Reader, find_entries
 from hemoscan.trainer.balance import merge_small_groups
-from hemoscan.trainer.clusters import clusters, digest
+from hemoscan.trainer.clusters import clusters, digest, number, tell_apart
 from hemoscan.trainer.join import join
 from hemoscan.trainer.labels import Labels, read_labels
 from hemoscan.trainer.scores import Scores
@@ -69,7 +69,8 @@ def load_labelled(
     Returns
     -------
     DataSet
-        Patients (of the label file, else by the files' PatientID), studies and duplicates are clusters. `left_out` has
+        Patients (of the label file, else by the files' PatientID), studies and duplicates are clusters; a slice whose
+        cell for the patient is empty belongs to its study alone. `left_out` has
         every label without an image, and every file that cannot be read, with the reason; `notes` has what was assumed
         of the labelled slices.
 
@@ -163,10 +164,11 @@ class _Found:
             return [None if values is None else values[place] or None for place in joined.labels]
 
         groups, names = _groups(column(labels.groups))
+        patients = column(labels.patients) if labels.patients else _patients([found.path for found in slices])
         belongings = clusters(
             [self.digests[row] for row in joined.rows],
-            column(labels.patients) if labels.patients is not None else _patients([found.path for found in slices]),
-            column(labels.studies),
+            patients,
+            tell_apart(column(labels.studies), patients),
             [found.identity.study_uid or None for found in slices],
         )
         ids = tuple(labels.name_of(place) for place in joined.labels.tolist())
@@ -195,6 +197,8 @@ def _as_rows(folder: Path, slices: list[Decoded]) -> Scores:
 
 
 def _groups(names: list[str | None]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return numbers of shape (n,), small groups merged into -1, and the names that they stand for."""
-    known, numbers = np.unique([name or "" for name in names], return_inverse=True)
-    return merge_small_groups(numbers), tuple(known.tolist()) if names[0] is not None else ()
+    """Return numbers of shape (n,), small groups and slices without one merged into -1, and the names."""
+    known = {name for name in names if name is not None}
+    if not known:
+        return merge_small_groups(np.zeros(len(names), np.int64)), ()
+    return merge_small_groups(number([None if name is None else (name,) for name in names])), tuple(sorted(known))

@@ -6,8 +6,8 @@ columns are passed over:
 - the slice, by the first of these that is there: `path` (or `file`, `filename`): absolute, or relative to where the
   reader looks; `SOPInstanceUID` (or `sop_uid`); `id`: a file's name without its suffix, or a SOPInstanceUID;
 - `label` (or `class`): 0 or 1 (also 0.0, 1.0, false, true);
-- optional, and then filled in every row: `patient` (or `patient_id`), `study` (or `study_uid`, `StudyInstanceUID`),
-  `group` (or `site`);
+- optional, empty where not known: `patient` (or `patient_id`), `study` (or `study_uid`, `StudyInstanceUID`; a name
+  need be no other study's of the same patient only), `group` (or `site`);
 - optional `frame`: the number of the frame in its file, from 1; empty means 1.
 
 So the Unibuc data set's `id,class` is such a file. RSNA 2019's `ID,Label` is known by its ids, `ID_x_any`,
@@ -61,11 +61,11 @@ class Labels:
     frames: NDArray[np.int64] | None = None
     """Shape (n,), from 1; None without such a column."""
     patients: tuple[str, ...] | None = None
-    """None without such a column."""
+    """Empty where not known; None if it is nowhere. So are the others."""
     studies: tuple[str, ...] | None = None
-    """StudyInstanceUID (0020,000D) or another name of the study; None without such a column."""
+    """StudyInstanceUID (0020,000D) or another name of the study."""
     groups: tuple[str, ...] | None = None
-    """Such as the site; None without such a column."""
+    """Such as the site."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -159,8 +159,8 @@ class _Reader:
                 raise self.table.error(line, self.key, cells, "each slice once")
             found[slice_] = label
             for name, values in others.items():
-                values.append(self.filled(line, cells, self.others[name]))
-        return self.collect(found, {name: tuple(values) for name, values in others.items()})
+                values.append(cells[self.others[name]])
+        return self.collect(found, {name: tuple(values) for name, values in others.items() if any(values)})
 
     def collect(self, found: dict[tuple[str, int], int], others: dict[str, tuple[str, ...]]) -> Labels:
         if not found:
@@ -176,7 +176,9 @@ class _Reader:
 
     def key_of(self, line: int, cells: list[str]) -> str | None:
         """Return what names the slice, None for RSNA's rows on one kind of hemorrhage."""
-        key = self.filled(line, cells, self.key)
+        key = cells[self.key]
+        if not key:
+            raise self.table.error(line, self.key, cells, "filled in every row")
         if self.rsna is None:
             self.rsna = RSNA_ID.fullmatch(key) is not None
         return rsna_slice(self.table, line, key) if self.rsna else key
@@ -189,8 +191,3 @@ class _Reader:
 
     def frame_of(self, line: int, cells: list[str]) -> int:
         return 1 if self.frame is None else parse_frame(self.table, line, cells, self.frame)
-
-    def filled(self, line: int, cells: list[str], place: int) -> str:
-        if not cells[place]:
-            raise self.table.error(line, place, cells, "filled in every row")
-        return cells[place]

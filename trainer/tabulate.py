@@ -57,6 +57,8 @@ def _sources(outcome: Outcome) -> Iterator[str]:
     yield from _source("results", outcome.first)
     if outcome.second is not None:
         yield from _source("other", outcome.second)
+    if outcome.first.without_patient:
+        yield f"{outcome.first.without_patient} slices have no patient: they count with their study, else alone"
     clusters, bootstrap = outcome.slices.clusters, outcome.bootstrap
     kind = outcome.first.clustered_by
     if not bootstrap.resamples:
