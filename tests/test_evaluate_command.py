@@ -219,6 +219,22 @@ def test_what_has_no_partner_is_counted_and_listed(site: Site):
     assert f"without score in {site.slices}: 1.999" in result.stderr
 
 
+def test_a_copy_counts_once_with_the_highest_score(site: Site):
+    copies = [list(site.row(i)) for i in (3, 4)]
+    for copy, score in zip(copies, ("0.000001", "0.999999"), strict=True):
+        copy[0], copy[7], copy[8] = copy[0] + ".copy", score, int(float(score) > 0.5)
+    with site.slices.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(copies)
+    result = invoke(site.slices, site.uids, "--bootstrap", 0, "-v", "-o", site.folder / "e.json")
+    assert result.exit_code == 0, result.output
+    assert "2 scores of copies left out: the highest score of a slice counts" in result.stdout
+    assert "without label" not in result.output
+    found = json.loads((site.folder / "e.json").read_text(encoding="utf-8"))
+    site.scores[4] = 0.999999
+    assert (found["results"]["copies"], found["slices"]["n"]) == (2, 60)
+    assert found["slices"]["estimates"]["auc"]["value"] == pytest.approx(sk.roc_auc_score(site.labels, site.scores))
+
+
 def test_no_patient_of_the_labels_is_printed_or_written(site: Site):
     labels = site.label_file(("patient",), [f"DOE^{i // 6}" for i in range(60)])
     result = invoke(site.slices, labels, "--bootstrap", 20, "-v", "-o", site.folder / "e.json")

@@ -21,14 +21,19 @@ def make_labels(*keys: str, kind: KeyKind = "path", frames: list[int] | None = N
     return Labels(Path("labels.csv"), keys, kind, np.zeros(len(keys), np.uint8), numbers)
 
 
-def make_scores(*paths: str, uids: tuple[str, ...] | None = None, frames: list[int] | None = None) -> Scores:
+def make_scores(
+    *paths: str,
+    uids: tuple[str, ...] | None = None,
+    frames: list[int] | None = None,
+    scores: list[float] | None = None,
+) -> Scores:
     n = len(paths)
     return Scores(
         source=Path("scores.csv"),
         paths=paths,
         uids=uids or ("",) * n,
         frames=np.array(frames or [1] * n, np.int64),
-        scores=np.zeros(n),
+        scores=np.array(scores or [0.0] * n),
         flags=None,
         studies=("",) * n,
         left_out={},
@@ -114,6 +119,24 @@ def test_frames_are_told_apart():
 )
 def test_uids_and_ids(kind: KeyKind, keys: tuple[str, ...], scores: Scores, expected: list[tuple[int, int]]):
     assert pairs(join(scores, make_labels(*keys, kind=kind))) == expected
+
+
+def test_of_copies_the_one_with_the_highest_score_counts():
+    paths = ("/a/1", "/b/1", "/c/1", "/d/2")
+    scores = make_scores(*paths, uids=("1.2", "1.2", "1.2", "1.3"), scores=[0.2, 0.7, 0.7, 0.1])
+    found = join(scores, make_labels("1.3", "1.2", kind="uid"))
+    assert (pairs(found), found.copies, found.ways) == ([(0, 3), (1, 1)], (0, 2), {"SOPInstanceUID": 2})
+    framed = make_scores("", "", "", uids=("1.2",) * 3, frames=[1, 2, 2], scores=[0.9, 0.1, 0.2])
+    found = join(framed, make_labels("1.2", kind="uid", frames=[2]))
+    assert (pairs(found), found.copies) == ([(0, 2)], (1,))
+
+
+@pytest.mark.parametrize(
+    ("uids", "frames"), [(("1.2", "1.2"), [1, 2]), (("", "1.2"), [1, 1]), (("", ""), [1, 1])], ids=str
+)
+def test_what_may_be_two_slices_is_no_copy(uids: tuple[str, ...], frames: list[int]):
+    with pytest.raises(DataError, match=r"label 1.2 of labels.csv fits 2 rows"):
+        join(make_scores("/a/1.2", "/b/1.2", uids=uids, frames=frames), make_labels("1.2", kind="uid"))
 
 
 def test_an_id_of_two_files_is_named():

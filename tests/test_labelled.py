@@ -292,7 +292,14 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
         load(tmp_path / "nowhere", "id,label", ["1,1"])
 
 
+def test_of_copies_the_first_is_taken(dicoms: Path):
+    write_dicom(dicoms / "study3" / "again.dcm", 1, SOPInstanceUID=uid(0))
+    found = load(dicoms, "SOPInstanceUID,label", [f"{uid(i)},{LABELS[i]}" for i in range(SLICES)])
+    assert found.labelled.ids == tuple(uid(i) for i in range(SLICES))
+    assert np.array_equal(found.labelled.images[0], as_scanned(dicoms / "study0" / "0.dcm"))
+
+
 def test_a_label_that_fits_two_images_is_refused(dicoms: Path):
-    write_dicom(dicoms / "copy.dcm", 0)
-    with pytest.raises(DataError, match=f"label {uid(0)} .*fits 2 rows"):
-        load(dicoms, "SOPInstanceUID,label", [f"{uid(i)},{LABELS[i]}" for i in range(SLICES)])
+    write_dicom(dicoms / "copy" / "0.dcm", 0)
+    with pytest.raises(DataError, match=r"label 0 .*fits 2 rows"):
+        load(dicoms, "id,label", [f"{i},{LABELS[i]}" for i in range(SLICES)])

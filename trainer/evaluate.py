@@ -50,7 +50,7 @@ class Loaded:
     without_patient: int
     """How many slices have none, where others have."""
     unlabelled: tuple[str, ...]
-    """Scored slices without label."""
+    """Scored slices without label; copies of others are not among them."""
     unscored: tuple[str, ...]
     """Labelled slices without score."""
 
@@ -117,6 +117,7 @@ def _describe(loaded: Loaded) -> dict[str, Any]:
         "left_out": scores.left_out,
         "matched": len(loaded.slices),
         "matched_by": loaded.joined.ways,
+        "copies": len(loaded.joined.copies),
         "without_patient": loaded.without_patient,
         "without_label": len(loaded.unlabelled),
         "labels_without_score": len(loaded.unscored),
@@ -169,7 +170,7 @@ def load(source: Source, labels: Labels) -> Loaded:
     truth = labels.labels[joined.labels]
     found = belonging(scores, labels, joined)
     groups, names = _groups(labels, joined, truth)
-    matched_rows, matched_labels = set(joined.rows.tolist()), set(joined.labels.tolist())
+    matched_rows, matched_labels = {*joined.rows.tolist(), *joined.copies}, set(joined.labels.tolist())
     return Loaded(
         scores=scores,
         joined=joined,

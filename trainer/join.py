@@ -33,6 +33,8 @@ class Joined:
     """Shape (n,): places in the labels, rising."""
     ways: dict[str, int]
     """How many pairs were found by what."""
+    copies: tuple[int, ...] = ()
+    """Places in the scores: left for another copy of the same slice."""
 
 
 def join(scores: Scores, labels: Labels) -> Joined:
@@ -41,7 +43,8 @@ def join(scores: Scores, labels: Labels) -> Joined:
     Paths belong together if they are the same, or else by the longest common end: a relative path has to be the whole
     end of the other, of two absolute ones at least the file's name is the same. `archive.zip!member` counts as a
     path through the archive. UIDs are compared with `sop_uid`, ids also with file names; a UID is compared with
-    file names where a row has no `sop_uid`.
+    file names where a row has no `sop_uid`. Rows with the SOPInstanceUID and frame of a label are copies of one slice: as
+    in the worklist the highest score counts, of equal ones the first.
 
     Raises
     ------
@@ -49,14 +52,14 @@ def join(scores: Scores, labels: Labels) -> Joined:
         If a row or a label has several equally good partners (the text names them), or nothing belongs together.
     """
     by_path = labels.kind == "path" and any(scores.paths)
-    pairs, ways = _join_paths(scores, labels) if by_path else _join_names(scores, labels)
+    pairs, ways, copies = (*_join_paths(scores, labels), []) if by_path else _join_names(scores, labels)
     if not pairs:
         raise DataError(
             f"{scores.source} and {labels.source}: no slice is in both; scores are of slices such as "
             f"{scores.name_of(0)}, labels of slices such as {labels.keys[0]}"
         )
     found = np.array(sorted(pairs.items()), np.intp)
-    return Joined(found[:, 1], found[:, 0], dict(ways))
+    return Joined(found[:, 1], found[:, 0], dict(ways), tuple(copies))
 
 
 def _frame_of(labels: Labels, place: int) -> int | None:
@@ -66,22 +69,28 @@ def _frame_of(labels: Labels, place: int) -> int | None:
 # By names
 
 
-def _join_names(scores: Scores, labels: Labels) -> tuple[dict[int, int], Counter[str]]:
+def _join_names(scores: Scores, labels: Labels) -> tuple[dict[int, int], Counter[str], list[int]]:
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for row, (path, uid) in enumerate(zip(scores.paths, scores.uids, strict=True)):
         for name in {uid} if uid and labels.kind == "uid" else {uid, *_names(path)} - {""}:
             rows[name].append(row)
     pairs: dict[int, int] = {}
+    copies: list[int] = []
     for place, key in enumerate(labels.keys):
         frame = _frame_of(labels, place)
         names = _names(key) if labels.kind == "path" else {key}
-        found = {row for name in names for row in rows.get(name, ()) if frame in (None, scores.frames[row])}
-        if len(found) > 1:
-            raise _ambiguous(scores, labels, place, sorted(found))
+        found = sorted({row for name in names for row in rows.get(name, ()) if frame in (None, scores.frames[row])})
+        if len(found) > 1 and not (labels.kind == "uid" and _are_copies(scores, key, found)):
+            raise _ambiguous(scores, labels, place, found)
         if found:
-            pairs[place] = found.pop()
+            pairs[place] = max(found, key=lambda row: scores.scores[row])
+            copies += [row for row in found if row != pairs[place]]
     _check_one_label_a_row(scores, labels, pairs)
-    return pairs, Counter({UID if labels.kind == "uid" else ID: len(pairs)})
+    return pairs, Counter({UID if labels.kind == "uid" else ID: len(pairs)}), copies
+
+
+def _are_copies(scores: Scores, uid: str, rows: Sequence[int]) -> bool:
+    return {scores.uids[row] for row in rows} == {uid} and len({int(scores.frames[row]) for row in rows}) == 1
 
 
 def _names(path: str) -> set[str]:

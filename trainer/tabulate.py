@@ -76,6 +76,8 @@ def _source(title: str, loaded: Loaded) -> Iterator[str]:
     yield f"{'':<9}{len(loaded.scores)} scored{left_out}; flagged by: {loaded.flagged_by}"
     ways = ", ".join(f"{count} by {way}" for way, count in loaded.joined.ways.items())
     yield f"{'':<9}joined with labels: {ways}"
+    if loaded.joined.copies:
+        yield f"{'':<9}{len(loaded.joined.copies)} scores of copies left out: the highest score of a slice counts"
     if loaded.unlabelled or loaded.unscored:
         yield f"{'':<9}{len(loaded.unlabelled)} scores without label, {len(loaded.unscored)} labels without score"
 
