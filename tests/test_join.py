@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -119,6 +120,16 @@ def test_frames_are_told_apart():
 )
 def test_uids_and_ids(kind: KeyKind, keys: tuple[str, ...], scores: Scores, expected: list[tuple[int, int]]):
     assert pairs(join(scores, make_labels(*keys, kind=kind))) == expected
+
+
+def test_labels_with_paths_and_uids_are_joined_by_uid_where_there_are_no_paths():
+    labels = replace(make_labels("/x/a.dcm", "/x/b.dcm", "/x/c.dcm"), uids=("1.2", "1.3", ""))
+    by_uid = join(make_scores("", "", "", uids=("1.3", "1.2", "1.3"), scores=[0.1, 0, 0.2]), labels)
+    assert (pairs(by_uid), by_uid.ways, by_uid.copies) == ([(0, 1), (1, 2)], {"SOPInstanceUID": 2}, (0,))
+    by_path = join(make_scores("/y/b.dcm", "/y/a.dcm", uids=("1.2", "1.3")), labels)
+    assert (pairs(by_path), by_path.ways) == ([(0, 1), (1, 0)], {"file name alone": 2})
+    by_name = join(make_scores("", uids=("c",)), labels)
+    assert (pairs(by_name), by_name.ways) == ([(2, 0)], {"id": 1})
 
 
 def test_of_copies_the_one_with_the_highest_score_counts():

@@ -55,6 +55,12 @@ def test_what_is_not_known_is_left_empty(tmp_path: Path):
     assert (found.patients, found.studies, found.groups) == (("", "p2"), ("s1", ""), None)
 
 
+def test_uids_are_kept_beside_paths(tmp_path: Path):
+    found = read_labels(written(tmp_path, "SOPInstanceUID,path,label\n1.2,a,1\n,b,0\n"))
+    assert (found.kind, found.keys, found.uids) == ("path", ("a", "b"), ("1.2", ""))
+    assert read_labels(written(tmp_path, "SOPInstanceUID,label\n1.2,1\n")).uids is None
+
+
 def test_a_byte_order_mark_and_quotes_are_read(tmp_path: Path):
     path = written(tmp_path, 'path,label\r\n"a, b.png",1\r\n', "utf-8-sig")
     assert read_labels(path).keys == ("a, b.png",)

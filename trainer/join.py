@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -42,9 +42,10 @@ def join(scores: Scores, labels: Labels) -> Joined:
 
     Paths belong together if they are the same, or else by the longest common end: a relative path has to be the whole
     end of the other, of two absolute ones at least the file's name is the same. `archive.zip!member` counts as a
-    path through the archive. UIDs are compared with `sop_uid`, ids also with file names; a UID is compared with
-    file names where a row has no `sop_uid`. Rows with the SOPInstanceUID and frame of a label are copies of one slice: as
-    in the worklist the highest score counts, of equal ones the first.
+    path through the archive. Where no row has a path, labels with paths are joined by their UIDs, if they have them,
+    else by file names. UIDs are compared with `sop_uid`, ids also with file names; a UID is compared with
+    file names where a row has no `sop_uid`. Rows with the SOPInstanceUID and frame of a label are copies of one slice:
+    as in the worklist the highest score counts, of equal ones the first.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def join(scores: Scores, labels: Labels) -> Joined:
         If a row or a label has several equally good partners (the text names them), or nothing belongs together.
     """
     by_path = labels.kind == "path" and any(scores.paths)
-    pairs, ways, copies = (*_join_paths(scores, labels), []) if by_path else _join_names(scores, labels)
+    pairs, ways, copies = (*_join_paths(scores, labels), []) if by_path else _join_uids_or_names(scores, labels)
     if not pairs:
         raise DataError(
             f"{scores.source} and {labels.source}: no slice is in both; scores are of slices such as "
@@ -67,6 +68,14 @@ def _frame_of(labels: Labels, place: int) -> int | None:
 
 
 # By names
+
+
+def _join_uids_or_names(scores: Scores, labels: Labels) -> tuple[dict[int, int], Counter[str], list[int]]:
+    if labels.uids is not None:
+        found = _join_names(scores, replace(labels, keys=labels.uids, kind="uid"))
+        if found[0]:
+            return found
+    return _join_names(scores, labels)
 
 
 def _join_names(scores: Scores, labels: Labels) -> tuple[dict[int, int], Counter[str], list[int]]:

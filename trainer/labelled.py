@@ -101,6 +101,7 @@ def _first(labels: Labels, limit: int | None) -> Labels:
         patients=cut(labels.patients),
         studies=cut(labels.studies),
         groups=cut(labels.groups),
+        uids=cut(labels.uids),
     )
 
 

@@ -4,7 +4,8 @@ A CSV with a header; commas, semicolons or tabs; case, spaces, `_` and `-` in th
 columns are passed over:
 
 - the slice, by the first of these that is there: `path` (or `file`, `filename`): absolute, or relative to where the
-  reader looks; `SOPInstanceUID` (or `sop_uid`); `id`: a file's name without its suffix, or a SOPInstanceUID;
+  reader looks; `SOPInstanceUID` (or `sop_uid`); `id`: a file's name without its suffix, or a SOPInstanceUID. Beside
+  paths, SOPInstanceUIDs are kept for results that have no paths;
 - `label` (or `class`): 0 or 1 (also 0.0, 1.0, false, true);
 - optional, empty where not known: `patient` (or `patient_id`), `study` (or `study_uid`, `StudyInstanceUID`; a name
   need be no other study's of the same patient only), `group` (or `site`);
@@ -66,6 +67,8 @@ class Labels:
     """StudyInstanceUID (0020,000D) or another name of the study."""
     groups: tuple[str, ...] | None = None
     """Such as the site."""
+    uids: tuple[str, ...] | None = None
+    """SOPInstanceUIDs beside keys that are paths."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -141,6 +144,8 @@ class _Reader:
         self.label = label
         self.frame = table.column(FRAME_COLUMNS)
         places = {name: table.column(columns) for name, columns in OTHER_COLUMNS.items()}
+        if kind == "path":
+            places["uids"] = table.column(KEY_COLUMNS["uid"])
         self.others = {name: place for name, place in places.items() if place is not None}
         self.rsna: bool | None = None if kind == "id" else False  # None: the first row tells
 
