@@ -75,11 +75,34 @@ def read_results(results: Path, record: dict[str, Any], model: Model) -> Reread:
         decoding = _decoding(record["arguments"], model.card.input)
         threshold = float(record["threshold"])
         calibration = None if record.get("calibration") is None else Calibration(**record["calibration"])
-        study_threshold = None if record.get("study_threshold") is None else float(record["study_threshold"])
+        study_threshold = study_threshold_of(record)
     except (ValueError, TypeError, LookupError, CardError) as error:
         raise OptionError(f"{results.with_suffix('.run.json')}: no run record of hemoscan: {error}") from error
     rows = _csv_rows(results, _newest(results))
     return Reread(rows, record, as_of, decoding, threshold, calibration, study_threshold)
+
+
+def read_rows(results: Path) -> Iterator[Row]:
+    """Yield the rows of a CSV of slices, without when their files were last changed.
+
+    Raises
+    ------
+    OptionError
+        At a row that is none, or if it cannot be read.
+    """
+    return _csv_rows(results, {})
+
+
+def study_threshold_of(record: dict[str, Any]) -> float | None:
+    """Return the score from which a run flagged its studies; None: if any slice was.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the record holds no number.
+    """
+    found = record.get("study_threshold")
+    return None if found is None else float(found)
 
 
 def _decoding(arguments: dict[str, Any], spec: InputSpec) -> DecodeOptions:

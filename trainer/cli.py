@@ -151,7 +151,10 @@ def refuse_nan(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
 @click.argument("results", type=click.Path(path_type=Path))
 @click.argument("labels", type=click.Path(path_type=Path))
 @click.option(
-    "--threshold", type=float, callback=refuse_nan, help="Flag from this score on.  [default: RESULTS' flags]"
+    "--threshold",
+    type=float,
+    callback=refuse_nan,
+    help="Flag from this score on, studies by their highest slice.  [default: RESULTS' flags, studies as the worklist]",
 )
 @click.option("--score-column", metavar="NAME", help="Column of the scores.  [default: probability, score, ...]")
 @click.option(
@@ -180,7 +183,8 @@ def evaluate(
     """Measure RESULTS (the slices of a scan, or another tool's CSV) against LABELS, with 95 % intervals.
 
     LABELS is a CSV with path, SOPInstanceUID or id; label (0 or 1); and where known patient, study, group, frame.
-    RESULTS of another tool have path, SOPInstanceUID or id, and a score.
+    RESULTS of another tool have path, SOPInstanceUID or id, and a score. Studies of a scan are scored and flagged as
+    in its worklist, if the run record lies beside it and LABELS name no other studies; else by their highest slice.
     """
     from hemoscan.trainer.bootstrap import Bootstrap  # noqa: PLC0415
     from hemoscan.trainer.evaluate import Source, run_evaluation, write_outcome  # noqa: PLC0415

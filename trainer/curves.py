@@ -25,9 +25,8 @@ def draw_pictures(outcome: Outcome) -> dict[str, Figure]:
     Of a comparison, slices are those that both files have scored.
     """
     pictures = _of_level("slices", _slices(outcome))
-    if outcome.studies is not None:
-        studies = outcome.first.slices.by_study(outcome.first.studies)
-        pictures |= _of_level("studies", [("results", studies, outcome.studies)])
+    if outcome.studies is not None and outcome.study_sample is not None:
+        pictures |= _of_level("studies", [("results", outcome.study_sample, outcome.studies)])
     return pictures
 
 

@@ -19,9 +19,12 @@ from hemoscan.trainer.evaluation import Difference, Evaluation, Sample, compare,
 from hemoscan.trainer.join import Joined, join
 from hemoscan.trainer.labels import Labels, read_labels
 from hemoscan.trainer.metrics import merge_scarce
-from hemoscan.trainer.scores import Scores, read_scores
+from hemoscan.trainer.scores import PROBABILITY, Scores, read_scores
+from hemoscan.trainer.worklist import as_in_worklist
 
 FLAGS_OF_FILE = "flags of the file"
+AS_IN_WORKLIST = "as in the worklist"
+HIGHEST_SLICE = "highest slice, flagged if any slice is"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class Outcome:
     prevalences: tuple[float, ...]
     slices: Evaluation
     studies: Evaluation | None
+    study_sample: Sample | None
+    """The studies; None if there is but one, or none is known."""
+    studies_by: str | None
+    """What their scores and flags are: AS_IN_WORKLIST or HIGHEST_SLICE."""
     second: Loaded | None = None
     compared: Compared | None = None
 
@@ -82,6 +89,7 @@ class Outcome:
             "bootstrap": {**asdict(self.bootstrap), "clusters": self.first.clustered_by},
             "slices": asdict(self.slices),
             "studies": None if self.studies is None else asdict(self.studies),
+            "studies_by": self.studies_by,
         }
         if self.second is not None and self.compared is not None:
             found["compared_with"] = _describe(self.second)
@@ -89,6 +97,7 @@ class Outcome:
                 "n_slices": len(self.compared.pair[0]),
                 "slices": _as_dicts(self.compared.slices),
                 "studies": _as_dicts(self.compared.studies),
+                "studies_by": HIGHEST_SLICE if self.compared.studies else None,
             }
         return json.dumps(found, indent=2, allow_nan=False) + "\n"
 
@@ -102,7 +111,7 @@ class Compared:
     slices: dict[str, Difference]
     n_studies: int
     studies: dict[str, Difference]
-    """Empty where studies are not known."""
+    """By HIGHEST_SLICE for both; empty where studies are not known."""
 
 
 def _as_dicts(differences: dict[str, Difference]) -> dict[str, Any]:
@@ -143,13 +152,16 @@ def run_evaluation(
     """
     labels = read_labels(labels_path)
     first = load(results, labels)
+    studies, studies_by = _by_study(results, first)
     outcome = Outcome(
         labels=labels,
         first=first,
         bootstrap=bootstrap,
         prevalences=prevalences,
         slices=evaluate(first.slices, bootstrap, prevalences),
-        studies=evaluate(first.slices.by_study(first.studies), bootstrap, prevalences) if first.has_studies else None,
+        studies=None if studies is None else evaluate(studies, bootstrap, prevalences),
+        study_sample=studies,
+        studies_by=studies_by,
     )
     if other is None:
         return outcome
@@ -190,6 +202,17 @@ def load(source: Source, labels: Labels) -> Loaded:
         unlabelled=tuple(scores.name_of(row) for row in range(len(scores)) if row not in matched_rows),
         unscored=tuple(labels.name_of(place) for place in range(len(labels)) if place not in matched_labels),
     )
+
+
+def _by_study(source: Source, loaded: Loaded) -> tuple[Sample | None, str | None]:
+    """Return the studies, and what their scores and flags are."""
+    if not loaded.has_studies:
+        return None, None
+    studies = loaded.slices.by_study(loaded.studies)
+    judged = None
+    if source.threshold is None and source.score_column in (None, PROBABILITY):  # which the worklist is made of
+        judged = as_in_worklist(studies, loaded.studies, loaded.scores, loaded.joined)
+    return (studies, HIGHEST_SLICE) if judged is None else (judged, AS_IN_WORKLIST)
 
 
 def _flags(source: Source, scores: Scores) -> tuple[NDArray[np.bool_], str]:

@@ -37,7 +37,8 @@ from hemoscan.trainer.labels import (
 )
 from hemoscan.trainer.tables import Table, open_table
 
-SCORE_COLUMNS = ("probability", "prob", "score", "prediction", "y_score", "y_prob")
+PROBABILITY = "probability"
+SCORE_COLUMNS = (PROBABILITY, "prob", "score", "prediction", "y_score", "y_prob")
 FLAG_COLUMNS = ("flag", "flagged")
 WITHOUT_SCORE = "without score"
 

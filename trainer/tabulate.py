@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from hemoscan.trainer.bootstrap import Estimate
-from hemoscan.trainer.evaluate import Loaded, Outcome
+from hemoscan.trainer.evaluate import HIGHEST_SLICE, Loaded, Outcome
 from hemoscan.trainer.evaluation import Difference, Evaluation
 
 WIDTH = 80
@@ -34,9 +34,11 @@ PLURALS = {"patient": "patients", "study": "studies", "slice": "slices"}
 
 def tabulate(outcome: Outcome) -> str:
     """Return what was joined, and the figures."""
-    lines = [*_sources(outcome), *_level("slices", outcome.slices, outcome, outcome.first)]
-    if outcome.studies is not None:
-        lines += _level("studies", outcome.studies, outcome, outcome.first)
+    flagged_by = outcome.first.flagged_by
+    lines = [*_sources(outcome), *_level("slices", outcome.slices, outcome, flagged_by)]
+    if outcome.studies is not None and outcome.studies_by is not None:
+        by = flagged_by if outcome.studies_by == HIGHEST_SLICE else outcome.studies_by
+        lines += _level("studies", outcome.studies, outcome, by, outcome.studies_by)
     return "\n".join([*lines, *_comparison(outcome)])
 
 
@@ -86,14 +88,16 @@ def _shortened(text: str, width: int) -> str:
     return text if len(text) <= width else "..." + text[3 - width :]
 
 
-def _level(title: str, found: Evaluation, outcome: Outcome, loaded: Loaded) -> Iterator[str]:
+def _level(title: str, found: Evaluation, outcome: Outcome, flagged_by: str, rule: str = "") -> Iterator[str]:
     share = found.positives / found.n
     yield ""
     yield f"{title}: {found.n}, {found.positives} positive ({share:.1%})"
+    if rule:
+        yield f"  score and flag: {rule}"
     yield from _rows(found, RANKING)
     counts = (found.confusion[f"{kind}_{side}"] for kind in ("true", "false") for side in ("positives", "negatives"))
     names = zip(("TP", "TN", "FP", "FN"), counts, strict=True)
-    yield f"  flagged ({loaded.flagged_by}): " + "  ".join(f"{name} {count}" for name, count in names)
+    yield f"  flagged ({flagged_by}): " + "  ".join(f"{name} {count}" for name, count in names)
     yield from _rows(found, RATES)
     for prevalence in outcome.prevalences:
         yield f"  where {prevalence:g} are positive"
@@ -140,6 +144,8 @@ def _comparison(outcome: Outcome) -> Iterator[str]:
         if rows:
             yield ""
             yield f"compared on the {n} {title} of both files, other less results"
+            if title == "studies":
+                yield f"  score and flag of both: {HIGHEST_SLICE}"
             yield f"    {'':<26}{'results':>8}{'other':>8}{'differ.':>9}{'interval':>17}{'p':>8}"
             for name, row in rows.items():
                 yield _difference(TITLES[name], row)
