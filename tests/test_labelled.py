@@ -217,6 +217,7 @@ def test_slices_of_one_patient_stay_together(dicoms: Path):
     for division in found.folds(3, seed=0):
         held_out = {int(name.rsplit(".", 1)[1]) - 1 for name in division.held_out.ids}
         assert not {i // 4 for i in held_out} & {i // 4 for i in set(range(SLICES)) - held_out}
+    assert found.together == "held out by patient: 6 patients, by the label file"
 
 
 def test_slices_without_patient_stay_with_their_study_alone(images: Path):
@@ -228,6 +229,7 @@ def test_slices_without_patient_stay_with_their_study_alone(images: Path):
     found = load(images, "id,label,patient,study", rows)
     alone = {frozenset({i}) for i in range(5, SLICES)}
     assert cluster_sets(found) == {frozenset({0, 1, 2}), frozenset({3, 4}), *alone}
+    assert "1 patient, by the label file; 21 slices have none" in found.together
 
 
 def test_a_study_s_name_need_be_unique_within_its_patient_only(images: Path):
@@ -238,6 +240,16 @@ def test_a_study_s_name_need_be_unique_within_its_patient_only(images: Path):
     assert cluster_sets(found) == {frozenset(range(i, i + 4)) for i in range(0, SLICES, 4)}
 
 
+def test_unknown_patients_are_told(images: Path):
+    for i in range(SLICES):
+        Image.fromarray(slice_image(LABELS[i], i)).save(images / f"{i}.png")
+    found = load(images, "id,label", [f"{i},{LABELS[i]}" for i in range(SLICES)])
+    assert found.together.startswith("held out singly: no patients are known")
+    rows = [f"{i},{LABELS[i]},{'' if i < 3 else i // 4}" for i in range(SLICES)]
+    found = load(images, "id,label,study", rows)
+    assert found.together.startswith("held out by study (6; 3 slices have none): no patients are known")
+
+
 @pytest.mark.parametrize(("patients", "together"), [(6, 4), (1, 2)])
 def test_without_a_column_the_files_patient_counts_unless_an_anonymiser_wrote_it(
     tmp_path: Path, patients: int, together: int
@@ -246,6 +258,8 @@ def test_without_a_column_the_files_patient_counts_unless_an_anonymiser_wrote_it
         write_dicom(tmp_path / "images" / f"{i}.dcm", i, PatientID=f"P{i // 4 % patients}")
     found = load(tmp_path / "images", "SOPInstanceUID,label", [f"{uid(i)},{LABELS[i]}" for i in range(SLICES)])
     assert cluster_sets(found) == {frozenset(range(i, i + together)) for i in range(0, SLICES, together)}
+    said = "by patient: 6 patients, by PatientID" if patients == 6 else "by study (12): no patients are known"
+    assert said in found.together
 
 
 def test_groups_have_names_and_small_ones_are_merged(tmp_path: Path):

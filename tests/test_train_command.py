@@ -632,6 +632,7 @@ def test_data_of_ones_own_train_and_what_is_left_out_is_listed(own_data: Path, t
     result = invoke(arguments)
     assert result.exit_code == 0, result.output
     assert "left out: 1 error, 2 not found; listed in" in result.stderr
+    assert "held out by patient: 22 patients, by the label file" in result.stderr
     listed = rows_of(tmp_path / "runs" / "left-out.csv")
     assert [(Path(row["name"]).stem, row["status"]) for row in listed] == [
         ("000002", "error"),

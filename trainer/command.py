@@ -199,6 +199,8 @@ def _divisions(
     data: DataSet, folds: int | None, seed: int, say: Callable[..., None]
 ) -> Callable[[], Iterator[Division]]:
     """Say how the slices are divided; return what makes the divisions."""
+    if data.together:
+        say(data.together, err=True)
     if folds is not None:
         positives = int(data.labelled.labels.sum())
         say(f"labelled: {len(data.labelled)} slices, {positives} positive, in {folds} folds", err=True)

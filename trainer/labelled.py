@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -86,7 +86,8 @@ def load_labelled(
     for decoded in _decode_all(folder, DecodeOptions(spec, png_window, keep_field=True), progress):
         found.add(decoded)
     split, names = found.split(folder)
-    return DataSet(split, None, None, DESCRIPTION, NOTICE, tuple(found.left_out), names, found.notes)
+    left_out = tuple(found.left_out)
+    return DataSet(split, None, None, DESCRIPTION, NOTICE, left_out, names, found.together, found.notes)
 
 
 def _first(labels: Labels, limit: int | None) -> Labels:
@@ -134,6 +135,7 @@ class _Found:
         """Of the slices, of what they show at 0 to 70 HU: so all inputs divide them alike."""
         self.left_out: list[LeftOut] = []
         self.notes: tuple[tuple[str, int], ...] = ()
+        self.together = ""
 
     def add(self, decoded: Decoded) -> None:
         """Keep a slice that may be wanted; note a file that cannot be read, and a wanted one that is no slice."""
@@ -165,13 +167,13 @@ class _Found:
             return [None if values is None else values[place] or None for place in joined.labels]
 
         groups, names = _groups(column(labels.groups))
-        patients = column(labels.patients) if labels.patients else _patients([found.path for found in slices])
-        belongings = clusters(
-            [self.digests[row] for row in joined.rows],
-            patients,
-            tell_apart(column(labels.studies), patients),
-            [found.identity.study_uid or None for found in slices],
-        )
+        patients, source = column(labels.patients), "the label file"
+        if not any(patients):
+            patients, source = _patients([found.path for found in slices]), "PatientID"
+        studies = [found.identity.study_uid or None for found in slices]
+        named = tell_apart(column(labels.studies), patients)
+        self.together = _together(patients, source, [a or b for a, b in zip(named, studies, strict=True)])
+        belongings = clusters([self.digests[row] for row in joined.rows], patients, named, studies)
         ids = tuple(labels.name_of(place) for place in joined.labels.tolist())
         return Split(ids, images, labels.labels[joined.labels], groups, belongings), names
 
@@ -181,6 +183,21 @@ def _patients(paths: Sequence[str]) -> list[str | None]:
     known = {path: read_identifiers(path)[0] or None for path in set(paths)}
     found = [known[path] for path in paths]
     return found if len(set(found) - {None}) >= FEWEST_PATIENTS else [None] * len(paths)
+
+
+def _together(patients: Sequence[str | None], source: str, studies: Sequence[Hashable | None]) -> str:
+    """Say what keeps slices of one patient on one side of a division."""
+    known, alone = len(set(patients) - {None}), patients.count(None)
+    if known:
+        text = f"held out by patient: {known} patient{'s' * (known != 1)}, by {source}"
+        return text + f"; {alone} slices have none, and count with their study, else alone" * bool(alone)
+    known, alone = len(set(studies) - {None}), studies.count(None)
+    by = (
+        f"held out by study ({known}" + f"; {alone} slices have none" * bool(alone) + ")"
+        if known
+        else "held out singly"
+    )
+    return f"{by}: no patients are known, so those with slices on both sides of a division make figures too good"
 
 
 def _as_rows(folder: Path, slices: list[Decoded]) -> Scores:

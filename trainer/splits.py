@@ -91,6 +91,9 @@ class DataSet:
     """What of the labels or files is not among the slices."""
     group_names: tuple[str, ...] = ()
     """Of the groups 0, 1, ..., where they have names."""
+    together: str = ""
+    """What keeps slices of one patient on one side of a division, in words for the user; empty for the report's data,
+    whose documents say that nothing does."""
     notes: tuple[tuple[str, int], ...] = ()
     """What was assumed when images were read, such as the window of a stretched export, and of how many slices."""
 
