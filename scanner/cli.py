@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import math
 import os
@@ -94,6 +95,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line; docs/outputs.md has the exit codes."""
     _quiet_libraries()
+    _escape_letters()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(cli.main(standalone_mode=False))
@@ -130,6 +132,12 @@ def _fail(text: str, code: int) -> NoReturn:
 def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
     """Leave through the same doors as an error would, so that what was done is kept."""
     raise Terminated(128 + signum)
+
+
+def _escape_letters() -> None:
+    """Let stdout escape what it has no letters for, such as a site's name, as stderr does: it must not end a command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None under pythonw
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _quiet_libraries() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +236,26 @@ def test_a_copy_counts_once_with_the_highest_score(site: Site):
     site.scores[4] = 0.999999
     assert (found["results"]["copies"], found["slices"]["n"]) == (2, 60)
     assert found["slices"]["estimates"]["auc"]["value"] == pytest.approx(sk.roc_auc_score(site.labels, site.scores))
+
+
+def test_a_site_whose_letters_the_terminal_lacks_ends_nothing(site: Site):
+    labels = site.label_file(("site",), ["\u5317" if i < 40 else "south" for i in range(60)])
+    command = [sys.executable, "-m", "hemoscan", "evaluate", site.slices, labels, "--bootstrap", "0", "-o", "e.json"]
+    run = subprocess.run(  # noqa: S603
+        command, capture_output=True, check=False, cwd=site.folder, env={**os.environ, "PYTHONIOENCODING": "cp1252"}
+    )
+    assert run.returncode == 0, run.stderr
+    assert rb"\u5317 (" in run.stdout
+    assert "\u5317" in json.loads((site.folder / "e.json").read_text(encoding="utf-8"))["slices"]["groups"]
+
+
+def test_figures_are_written_though_nobody_reads_the_text(site: Site, monkeypatch: pytest.MonkeyPatch):
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("hemoscan.trainer.tabulate.tabulate", closed)
+    assert isinstance(invoke(site.slices, site.uids, "-o", site.folder / "e.json").exception, BrokenPipeError)
+    assert (site.folder / "e.json").is_file()
 
 
 def test_no_patient_of_the_labels_is_printed_or_written(site: Site):

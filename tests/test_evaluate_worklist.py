@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hemoscan.results import Results
 from hemoscan.slices import BONE_KERNEL, OUT_OF_DISTRIBUTION, Decoded, Identity, Row
 from hemoscan.trainer.bootstrap import Bootstrap
 from hemoscan.trainer.evaluate import AS_IN_WORKLIST, HIGHEST_SLICE, Outcome, Source, run_evaluation
+from hemoscan.trainer.tabulate import tabulate
 
 STUDIES, SLICES, BONE = 12, 14, 2
 THRESHOLD, STUDY_THRESHOLD = 0.5, 0.6
@@ -46,10 +48,32 @@ class Scanned:
         rng = np.random.default_rng(0)
         self.folder, self.slices = folder, folder / "flags.csv"
         self.rows = [row for study in range(STUDIES) for row in study_rows(study, rng, png=png)]
+        self.study_threshold = study_threshold
+        self.publish()
+
+    def publish(self) -> None:
         unread = Row(Decoded("/ct/0/note.txt", "/ct/0", None, status="error", reason="why"), None, None, "m")
-        results = Results(self.slices, study_threshold=study_threshold)
-        record = dict.fromkeys(RECORD_KEYS, "") | {"arguments": {}, "study_threshold": study_threshold}
+        results = Results(self.slices, study_threshold=self.study_threshold)
+        record = dict.fromkeys(RECORD_KEYS, "") | {"arguments": {}, "study_threshold": self.study_threshold}
         results.publish([unread, *self.rows], lambda: record)
+
+    def spoil(self, study: int, *slices: int) -> None:
+        """Make slices of a study unreadable."""
+        for i in slices:
+            row = self.rows[study * SLICES + i]
+            self.rows[study * SLICES + i] = Row(replace(row.decoded, status="error", reason="why"), None, None, "m")
+        self.publish()
+
+    def labels_of_one_slice(self, *columns: str) -> Path:
+        """Label the sixth slice of each third study positive, and no other."""
+        path = self.folder / "labels.csv"
+        lines = [",".join(["path", "label", *columns])]
+        for at, row in enumerate(self.rows):
+            study, i = divmod(at, SLICES)
+            cells = [row.decoded.path, str(int(study % 3 == 0 and i == 5)), *[str(study) for _ in columns]]
+            lines.append(",".join(cells))
+        path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        return path
 
     def labels(self, *columns: str, study: Callable[[int], Any] = str, every: int = 1) -> Path:
         path = self.folder / "labels.csv"
@@ -109,6 +133,40 @@ def test_studies_of_the_labels_may_have_other_names(scanned: Scanned):
     outcome = scanned.evaluate(scanned.labels("study", study=names.__getitem__))
     assert outcome.studies_by == AS_IN_WORKLIST
     assert judged(outcome) == scanned.worklist()
+
+
+@pytest.mark.parametrize("columns", [(), ("study",)], ids=["the scan's", "the labels'"])
+def test_a_study_stays_positive_though_its_positive_slice_has_no_score(scanned: Scanned, columns: tuple[str, ...]):
+    labels = scanned.labels_of_one_slice(*columns)
+    assert scanned.evaluate(labels).studies.positives == 4
+    for study in range(0, STUDIES, 3):
+        scanned.spoil(study, 5)
+    found = scanned.evaluate(labels)
+    assert (found.slices.positives, found.studies.positives) == (0, 4)
+    assert found.studies.confusion["true_positives"] > 0
+    assert (found.first.belongs.positive_unscored, found.first.belongs.positives_astray) == (0, 0)
+    compared = run_evaluation(Source(scanned.slices), labels, Bootstrap(0), other=Source(scanned.slices)).compared
+    assert compared.studies["sensitivity"].first == pytest.approx(1)
+
+
+@pytest.mark.parametrize("columns", [(), ("study",)], ids=["the scan's", "the labels'"])
+def test_a_positive_study_without_any_score_is_told(scanned: Scanned, columns: tuple[str, ...]):
+    labels = scanned.labels_of_one_slice(*columns)
+    scanned.spoil(3, *range(SLICES))
+    found = scanned.evaluate(labels)
+    assert (found.studies.n, found.studies.positives) == (STUDIES - 1, 3)
+    assert found.first.belongs.positive_unscored == 1
+    assert "  not counted: 1 positive study without a scored slice\n" in tabulate(found) + "\n"
+    assert json.loads(found.to_json())["results"]["positive_studies_without_score"] == 1
+
+
+def test_positives_of_which_no_row_tells_the_study_are_told(scanned: Scanned):
+    labels = scanned.labels_of_one_slice()
+    with labels.open("a", encoding="utf-8") as file:
+        file.write("/ct/elsewhere/1.dcm,1\n/ct/elsewhere/2.dcm,0\n")
+    found = scanned.evaluate(labels)
+    assert found.first.belongs.positives_astray == 1
+    assert "  not counted: 1 positive slice without score, of unknown study\n" in tabulate(found) + "\n"
 
 
 @pytest.mark.parametrize("png", [False, True], ids=["uids", "folders"])

@@ -275,7 +275,7 @@ def test_studies_take_the_highest_slice():
     scores = np.array([0.1, 0.9, 0.2, 0.3, 0.8, 0.4])
     labels, flags = np.array([0, 1, 0, 0, 1, 0], np.uint8), scores >= 0.85
     sample = Sample(scores, labels, flags, np.array([5, 5, 6, 6, 7, 8]))
-    found = sample.by_study(np.array([2, 2, 0, 0, 1, -1]))
+    found = sample.by_study(np.array([2, 2, 0, 0, 1, -1]), np.array([1, 2, 7]))
     assert found.scores.tolist() == [0.3, 0.8, 0.9]
     assert found.labels.tolist() == [0, 1, 1]
     assert found.flags.tolist() == [False, False, True]

@@ -202,15 +202,17 @@ def evaluate(
     )
     if verbose:
         click.echo(list_unmatched(outcome), err=True)
-    click.echo(tabulate(outcome))
-    if output is not None:
-        write_outcome(outcome, output)
-    if plots is not None:
-        from hemoscan.trainer.curves import draw_pictures  # noqa: PLC0415
-        from hemoscan.trainer.plots import save_picture  # noqa: PLC0415
+    try:  # whoever reads the text may stop before its end, as `head` does
+        if output is not None:
+            write_outcome(outcome, output)
+        if plots is not None:
+            from hemoscan.trainer.curves import draw_pictures  # noqa: PLC0415
+            from hemoscan.trainer.plots import save_picture  # noqa: PLC0415
 
-        for name, picture in draw_pictures(outcome).items():
-            save_picture(picture, plots / name)
+            for name, picture in draw_pictures(outcome).items():
+                save_picture(picture, plots / name)
+    finally:
+        click.echo(tabulate(outcome))
 
 
 @click.command()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hemoscan import __version__
 from hemoscan.errors import DataError, OptionError
 from hemoscan.outputs import write_atomically
-from hemoscan.trainer.belonging import belonging
+from hemoscan.trainer.belonging import Belonging, belonging
 from hemoscan.trainer.bootstrap import Bootstrap
 from hemoscan.trainer.evaluation import Difference, Evaluation, Sample, compare, evaluate
 from hemoscan.trainer.join import Joined, join
@@ -45,13 +45,9 @@ class Loaded:
     scores: Scores
     joined: Joined
     slices: Sample
-    studies: NDArray[np.int64]
-    """Shape (n,): the study of each slice, -1 where none is known."""
     flagged_by: str
-    clustered_by: str
-    """patient, study or slice."""
-    without_patient: int
-    """How many slices have none, where others have."""
+    belongs: Belonging
+    """To which studies and patients."""
     unlabelled: tuple[str, ...]
     """Scored slices without label; copies of others are not among them."""
     unscored: tuple[str, ...]
@@ -60,7 +56,8 @@ class Loaded:
     @property
     def has_studies(self) -> bool:
         """Whether there is more than one study."""
-        return len(np.unique(self.studies[self.studies >= 0])) > 1
+        studies = self.belongs.studies
+        return len(np.unique(studies[studies >= 0])) > 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Outcome:
             "hemoscan": __version__,
             "labels": {"path": str(self.labels.source), "n": len(self.labels)},
             "results": _describe(self.first),
-            "bootstrap": {**asdict(self.bootstrap), "clusters": self.first.clustered_by},
+            "bootstrap": {**asdict(self.bootstrap), "clusters": self.first.belongs.clustered_by},
             "slices": asdict(self.slices),
             "studies": None if self.studies is None else asdict(self.studies),
             "studies_by": self.studies_by,
@@ -127,7 +124,9 @@ def _describe(loaded: Loaded) -> dict[str, Any]:
         "matched": len(loaded.slices),
         "matched_by": loaded.joined.ways,
         "copies": len(loaded.joined.copies),
-        "without_patient": loaded.without_patient,
+        "without_patient": loaded.belongs.without_patient,
+        "positive_studies_without_score": loaded.belongs.positive_unscored,
+        "positives_without_score_or_study": loaded.belongs.positives_astray,
         "without_label": len(loaded.unlabelled),
         "labels_without_score": len(loaded.unscored),
         "flagged_by": loaded.flagged_by,
@@ -195,10 +194,8 @@ def load(source: Source, labels: Labels) -> Loaded:
             group_names=names,
             probabilities=scores.are_probabilities,
         ),
-        studies=found.studies,
         flagged_by=flagged_by,
-        clustered_by=found.clustered_by,
-        without_patient=found.without_patient,
+        belongs=found,
         unlabelled=tuple(scores.name_of(row) for row in range(len(scores)) if row not in matched_rows),
         unscored=tuple(labels.name_of(place) for place in range(len(labels)) if place not in matched_labels),
     )
@@ -208,10 +205,11 @@ def _by_study(source: Source, loaded: Loaded) -> tuple[Sample | None, str | None
     """Return the studies, and what their scores and flags are."""
     if not loaded.has_studies:
         return None, None
-    studies = loaded.slices.by_study(loaded.studies)
+    belongs = loaded.belongs
+    studies = loaded.slices.by_study(belongs.studies, belongs.positive)
     judged = None
     if source.threshold is None and source.score_column in (None, PROBABILITY):  # which the worklist is made of
-        judged = as_in_worklist(studies, loaded.studies, loaded.scores, loaded.joined)
+        judged = as_in_worklist(studies, belongs.studies, loaded.scores, loaded.joined)
     return (studies, HIGHEST_SLICE) if judged is None else (judged, AS_IN_WORKLIST)
 
 
@@ -243,7 +241,7 @@ def _compare(first: Loaded, second: Loaded, bootstrap: Bootstrap) -> Compared:
     _, mine, theirs = np.intersect1d(first.joined.labels, second.joined.labels, return_indices=True)
     if not len(mine):
         raise DataError(f"{first.scores.source} and {second.scores.source}: no labelled slice is in both")
-    one, studies = first.slices.take(mine), first.studies[mine]
+    one, studies, positive = first.slices.take(mine), first.belongs.studies[mine], first.belongs.positive
     # Who is drawn together, and what is a study, is the first file's word for both.
     other = replace(second.slices.take(theirs), clusters=one.clusters)
     n_studies = len(np.unique(studies[studies >= 0]))
@@ -251,5 +249,7 @@ def _compare(first: Loaded, second: Loaded, bootstrap: Bootstrap) -> Compared:
         pair=(one, other),
         slices=compare(one, other, bootstrap),
         n_studies=n_studies,
-        studies=compare(one.by_study(studies), other.by_study(studies), bootstrap) if n_studies > 1 else {},
+        studies=compare(one.by_study(studies, positive), other.by_study(studies, positive), bootstrap)
+        if n_studies > 1
+        else {},
     )

@@ -53,17 +53,21 @@ class Sample:
             groups=None if self.groups is None else self.groups[index],
         )
 
-    def by_study(self, studies: NDArray[np.int64]) -> Sample:
-        """Return the studies: the highest score of their slices, positive or flagged if any slice is.
+    def by_study(self, studies: NDArray[np.int64], positive: NDArray[np.int64]) -> Sample:
+        """Return the studies: the highest score of their slices, flagged if any slice is.
 
-        `studies`, of shape (n,), says which study a slice is of; -1: of none that is known.
+        Parameters
+        ----------
+        studies
+            Shape (n,): which study a slice is of; -1: of none that is known.
+        positive
+            Shape (p,): the studies with hemorrhage, maybe on a slice that is not among these.
         """
         known = studies >= 0
-        _, first, study = np.unique(studies[known], return_index=True, return_inverse=True)
+        numbers, first, study = np.unique(studies[known], return_index=True, return_inverse=True)
         slices, n = self.take(known), len(first)
-        scores, labels, flags = np.full(n, -np.inf), np.zeros(n, np.uint8), np.zeros(n, bool)
+        scores, labels, flags = np.full(n, -np.inf), np.isin(numbers, positive).astype(np.uint8), np.zeros(n, bool)
         np.maximum.at(scores, study, slices.scores)
-        np.maximum.at(labels, study, slices.labels)
         np.logical_or.at(flags, study, slices.flags)
         # The highest of many probabilities is no probability of the study.
         return Sample(scores, labels, flags, slices.clusters[first], probabilities=False)

@@ -79,7 +79,9 @@ def load_labelled(
     DataError
         If the label file is malformed, or no image or several are found for a label that must have one.
     """
-    wanted = _first(read_labels(labels), limit)
+    wanted = read_labels(labels)
+    if limit is not None:
+        wanted = wanted.take(range(min(limit, len(wanted))))
     if not folder.exists():
         raise DataError(f"{folder}: not there; name the folder of the images with --data")
     found = _Found(wanted)
@@ -88,22 +90,6 @@ def load_labelled(
     split, names = found.split(folder)
     left_out = tuple(found.left_out)
     return DataSet(split, None, None, DESCRIPTION, NOTICE, left_out, names, found.together, found.notes)
-
-
-def _first(labels: Labels, limit: int | None) -> Labels:
-    def cut(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if values is None else values[:limit]
-
-    return replace(
-        labels,
-        keys=labels.keys[:limit],
-        labels=labels.labels[:limit],
-        frames=None if labels.frames is None else labels.frames[:limit],
-        patients=cut(labels.patients),
-        studies=cut(labels.studies),
-        groups=cut(labels.groups),
-        uids=cut(labels.uids),
-    )
 
 
 def _decode_all(folder: Path, options: DecodeOptions, progress: Progress) -> Iterator[Decoded]:

@@ -18,7 +18,8 @@ So the Unibuc data set's `id,class` is such a file. RSNA 2019's `ID,Label` is kn
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +73,24 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def take(self, places: Sequence[int]) -> Labels:
+        """Return the labels at some places."""
+
+        def at(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            return None if values is None else tuple(values[place] for place in places)
+
+        index = np.array(places, np.intp)
+        return replace(
+            self,
+            keys=tuple(self.keys[place] for place in places),
+            labels=self.labels[index],
+            frames=None if self.frames is None else self.frames[index],
+            uids=at(self.uids),
+            patients=at(self.patients),
+            studies=at(self.studies),
+            groups=at(self.groups),
+        )
 
     def name_of(self, place: int) -> str:
         """Return what a user finds the label by, of no other label."""

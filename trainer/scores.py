@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,8 @@ class Scores:
     """StudyInstanceUID (0020,000D); empty where there is none."""
     left_out: dict[str, int]
     """How many rows have no score, by their status."""
+    without: Scores | None = None
+    """Rows without score, as far as they name their slice: they tell its study; their `scores` are 0."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -89,6 +91,16 @@ def read_scores(path: Path, score_column: str | None = None) -> Scores:
     """
     with open_table(path) as table:
         return _Reader(table, score_column).read()
+
+
+@dataclass(frozen=True)
+class _Row:
+    path: str
+    uid: str
+    frame: int
+    study: str
+    score: float | None = None
+    flag: bool = False
 
 
 class _Reader:
@@ -130,23 +142,29 @@ class _Reader:
 
     def read(self) -> Scores:
         """Return what the file holds."""
-        rows = [row for line, cells in self.table.rows if (row := self.row_of(line, cells)) is not None]
+        found = [row for line, cells in self.table.rows if (row := self.row_of(line, cells)) is not None]
+        rows = [row for row in found if row.score is not None]
         if not rows:
             raise DataError(f"{self.table.path}: no scored slice; legal: at least one")
-        paths, uids, frames, scores, flags, studies = zip(*rows, strict=True)
-        return Scores(
-            source=self.table.path,
-            paths=paths,
-            uids=uids,
-            frames=np.array(frames, np.int64),
-            scores=np.array(scores, np.float64),
-            flags=None if self.flag is None else np.array(flags, bool),
-            studies=studies,
-            left_out=dict(self.left_out),
+        without = [row for row in found if row.score is None and (row.path or row.uid)]
+        return replace(
+            self.collect(rows), left_out=dict(self.left_out), without=self.collect(without) if without else None
         )
 
-    def row_of(self, line: int, cells: list[str]) -> tuple[str, str, int, float, bool, str] | None:
-        """Return path, UID, frame, score, flag and study of a row, None if it has no score or is not used."""
+    def collect(self, rows: list[_Row]) -> Scores:
+        return Scores(
+            source=self.table.path,
+            paths=tuple(row.path for row in rows),
+            uids=tuple(row.uid for row in rows),
+            frames=np.array([row.frame for row in rows], np.int64),
+            scores=np.array([row.score or 0.0 for row in rows]),
+            flags=None if self.flag is None else np.array([row.flag for row in rows]),
+            studies=tuple(row.study for row in rows),
+            left_out={},
+        )
+
+    def row_of(self, line: int, cells: list[str]) -> _Row | None:
+        """Return what a row says, None if it is not used."""
         status = self.cell(cells, self.status)
         path, uid, study = (self.text(cells, place) for place in (self.path, self.uid, self.study))
         if self.rsna is None:
@@ -158,10 +176,10 @@ class _Reader:
             uid = slice_
         if (self.status is not None and status != OK) or not cells[self.score]:
             self.left_out[status if status != OK and status else WITHOUT_SCORE] += 1
-            return None
+            return _Row(path, uid, self.frame_of(line, cells), study)
         if not (path or uid):
             raise DataError(f"{self.table.path}, line {line}: has neither path nor UID; legal: one of them")
-        return path, uid, self.frame_of(line, cells), self.score_of(line, cells), self.flag_of(line, cells), study
+        return _Row(path, uid, self.frame_of(line, cells), study, self.score_of(line, cells), self.flag_of(line, cells))
 
     @staticmethod
     def cell(cells: list[str], place: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from hemoscan.trainer.belonging import Belonging
 from hemoscan.trainer.bootstrap import Estimate
 from hemoscan.trainer.evaluate import HIGHEST_SLICE, Loaded, Outcome
 from hemoscan.trainer.evaluation import Difference, Evaluation
@@ -39,6 +40,7 @@ def tabulate(outcome: Outcome) -> str:
     if outcome.studies is not None and outcome.studies_by is not None:
         by = flagged_by if outcome.studies_by == HIGHEST_SLICE else outcome.studies_by
         lines += _level("studies", outcome.studies, outcome, by, outcome.studies_by)
+        lines += _beyond(outcome.first.belongs)
     return "\n".join([*lines, *_comparison(outcome)])
 
 
@@ -59,10 +61,11 @@ def _sources(outcome: Outcome) -> Iterator[str]:
     yield from _source("results", outcome.first)
     if outcome.second is not None:
         yield from _source("other", outcome.second)
-    if outcome.first.without_patient:
-        yield f"{outcome.first.without_patient} slices have no patient: they count with their study, else alone"
+    belongs = outcome.first.belongs
+    if belongs.without_patient:
+        yield f"{belongs.without_patient} slices have no patient: they count with their study, else alone"
     clusters, bootstrap = outcome.slices.clusters, outcome.bootstrap
-    kind = outcome.first.clustered_by
+    kind = belongs.clustered_by
     if not bootstrap.resamples:
         return
     yield f"{bootstrap.level:.0%} intervals: {bootstrap.resamples} bootstrap draws of {clusters} {PLURALS[kind]}"
@@ -109,6 +112,15 @@ def _level(title: str, found: Evaluation, outcome: Outcome, flagged_by: str, rul
         yield "  AUC within groups"
         for name, part in found.groups.items():
             yield _row(f"{_shortened(name, 20)} ({part.positives}/{part.n})", part.estimates["auc"])
+
+
+def _beyond(belongs: Belonging) -> Iterator[str]:
+    """Tell of hemorrhages that no figure of studies counts."""
+    studies, slices = belongs.positive_unscored, belongs.positives_astray
+    if studies:
+        yield f"  not counted: {studies} positive {'study' if studies == 1 else 'studies'} without a scored slice"
+    if slices:
+        yield f"  not counted: {slices} positive slice{'s' * (slices != 1)} without score, of unknown study"
 
 
 def _section(title: str, found: Evaluation, names: Iterable[str]) -> Iterator[str]:
