@@ -135,7 +135,7 @@ def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _escape_letters() -> None:
-    """Let stdout escape what it has no letters for, such as a site's name, as stderr does: it must not end a command."""
+    """Let stdout escape what it has no letters for, such as a site's name, as stderr does: that must end no command."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # None under pythonw
         sys.stdout.reconfigure(errors="backslashreplace")
 
