@@ -6,11 +6,11 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
-from hemoscan.errors import OutputError
+from hemoscan.errors import OptionError, OutputError
 
 # A cell that begins so is a formula to a spreadsheet (OWASP, CSV Injection).
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")  # and their full-width forms
@@ -36,6 +36,31 @@ def restore(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and neutralise(cell) != cell else cell
 
 
+def scan_files(results: Path) -> tuple[Path, ...]:
+    """Return the CSV of a scan's slices, and the paths of the worklist and the run record beside it."""
+    return (results, *(results.with_suffix(suffix) for suffix in (".studies.csv", ".run.json") if results.name))
+
+
+def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
+    """Check that an output is none of the files that are read, by whatever name; best before any work.
+
+    Raises
+    ------
+    OptionError
+        If it is one of them.
+    """
+    for path in inputs:
+        if _is_same(output, path):
+            raise OptionError(f"output {output}: is read, too; legal: the path of a new file")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file through a temporary one in the same folder, fsync and `os.replace`.
 
@@ -49,10 +74,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises
     ------
     OutputError
-        If the folder or the file cannot be written; nothing is left behind.
+        If the folder or the file cannot be written, or is no regular file, such as a device, which root could replace;
+        nothing is left behind.
     """
     path = Path(os.path.realpath(path))  # a link stays a link
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("is no regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         temporary = Path(name)

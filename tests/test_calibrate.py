@@ -88,6 +88,16 @@ def test_never_within_the_package(tmp_path: Path):
     assert not inside.exists()
 
 
+@pytest.mark.parametrize("name", ["labels.csv", "flags.csv", "flags.run.json", "flags.studies.csv", "link.csv"])
+def test_what_is_read_is_never_overwritten(tmp_path: Path, name: str):
+    results, labels = site(tmp_path)
+    (tmp_path / "link.csv").symlink_to(labels)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(OptionError, match=rf"output .*{name}: is read, too; legal: the path of a new file"):
+        run_calibration(results, labels, tmp_path / name)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_too_few_labels_name_the_least(tmp_path: Path):
     with pytest.raises(DataError, match="at least 20 with and 100 without"):
         run_calibration(*site(tmp_path, n=60), tmp_path / "site.json")

@@ -283,11 +283,15 @@ def test_wrong_options_are_wrong_usage(site: Site, arguments: tuple[str, ...], c
 
 def test_what_is_read_is_never_overwritten(site: Site):
     before = site.slices.read_bytes()
-    for path in (site.slices, site.uids, site.tool):
+    link = site.folder / "link.csv"
+    link.hardlink_to(site.slices)
+    beside = [site.folder / f"{name}{suffix}" for name in ("flags", "tool") for suffix in (".run.json", ".studies.csv")]
+    for path in (site.slices, site.uids, site.tool, link, *beside):
         result = invoke(site.slices, site.uids, "--compare", site.tool, "-o", path)
         assert result.exit_code == 2
         assert "is read, too" in " ".join(result.stderr.split())
     assert site.slices.read_bytes() == before
+    assert not any(path.exists() for path in beside)
 
 
 def test_scores_without_flags_or_probabilities_need_a_threshold(site: Site):

@@ -93,6 +93,16 @@ def test_the_old_content_is_there_while_the_new_is_written(tmp_path: Path):
     assert seen == [b"old", tmp_path], "the temporary file lies in the same folder"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="POSIX pipes")
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OutputError, match="pipe: cannot be written: is no regular file"):
+            write_atomically(tmp_path / name, lambda file: file.write(b"new"))
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 @pytest.mark.usefixtures("umask")
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

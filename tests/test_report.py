@@ -548,6 +548,18 @@ def test_data_that_is_named_must_be_there(here: Path):
     assert not Path("docs").exists()
 
 
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".test.csv"])
+def test_what_is_read_is_never_overwritten(here: Path, suffix: str):
+    record = drawn_run(here / "run", n=40, test_logits=[0.5])
+    output = record.with_suffix(suffix)
+    before = output.read_bytes()
+    result = invoke("run", "-o", str(output))
+    assert result.exit_code == 2, result.output
+    assert "is read, too; legal: the path of a new file" in " ".join(result.stderr.split())
+    assert output.read_bytes() == before
+    assert not (here / "run" / "pictures").exists()
+
+
 def test_a_folder_without_trainings_writes_nothing(here: Path):
     (here / "run").mkdir()
     result = invoke("run")

@@ -652,6 +652,16 @@ def test_data_of_ones_own_train_and_what_is_left_out_is_listed(own_data: Path, t
     shutil.rmtree(tmp_path)
 
 
+def test_labels_never_lie_where_what_is_left_out_is_listed(own_data: Path, tmp_path: Path):
+    labels = tmp_path / "runs" / "left-out.csv"
+    labels.parent.mkdir()
+    labels.write_bytes((own_data / "labels.csv").read_bytes())
+    result = invoke(options_of(own_data, tmp_path, labels=str(labels)))
+    assert result.exit_code == 2, result.output
+    assert "left-out.csv: is read, too" in " ".join(result.stderr.split())
+    assert labels.read_bytes() == (own_data / "labels.csv").read_bytes()
+
+
 def test_groups_can_only_be_reweighed_where_the_labels_have_them(own_data: Path, tmp_path: Path):
     arguments = options_of(own_data, tmp_path, labels=str(own_data / "labels.csv"))
     result = invoke([*arguments, "--reweigh-groups"])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hemoscan import __version__
 from hemoscan.errors import DataError, OptionError, OutputError
 from hemoscan.operating import Calibration, Operating, site_json
-from hemoscan.outputs import write_atomically
+from hemoscan.outputs import refuse_inputs, scan_files, write_atomically
 from hemoscan.trainer.belonging import belonging
 from hemoscan.trainer.calibration import calibration, log_odds
 from hemoscan.trainer.join import join
@@ -53,13 +53,14 @@ def run_calibration(results: Path, label_file: Path, output: Path | None) -> Ref
     DataError
         If the results or labels cannot be read or joined, or are too few.
     OptionError
-        If the file would lie within the package.
+        If the file would lie within the package, or in place of one that is read.
     OutputError
         If it cannot be written.
     """
     record = _read_record(results)
     model, sha256 = record.model, record.sha256
     path = _checked_output(default_path(model) if output is None else output)
+    refuse_inputs(path, (*scan_files(results), label_file))
     scores, labels = read_scores(results), read_labels(label_file)
     joined = join(scores, labels)
     truth, probabilities = labels.labels[joined.labels], scores.scores[joined.rows]

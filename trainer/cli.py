@@ -186,13 +186,14 @@ def evaluate(
     RESULTS of another tool have path, SOPInstanceUID or id, and a score. Studies of a scan are scored and flagged as
     in its worklist, if the run record lies beside it and LABELS name no other studies; else by their highest slice.
     """
+    from hemoscan.outputs import refuse_inputs, scan_files  # noqa: PLC0415
     from hemoscan.trainer.bootstrap import Bootstrap  # noqa: PLC0415
     from hemoscan.trainer.evaluate import Source, run_evaluation, write_outcome  # noqa: PLC0415
     from hemoscan.trainer.tabulate import list_unmatched, tabulate  # noqa: PLC0415
 
     other = options["other"]
-    if output is not None and output.resolve() in {path.resolve() for path in (results, labels, other) if path}:
-        raise click.BadParameter(f"{output} is read, too; legal: the path of a new file", param_hint="--output")
+    if output is not None:
+        refuse_inputs(output, (*scan_files(results), labels, *(scan_files(other) if other else ())))
     outcome = run_evaluation(
         Source(results, options["score_column"], options["threshold"]),
         labels,

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from hemoscan.devices import pick_precision
 from hemoscan.errors import OptionError, OutputError, TrainingError
 from hemoscan.networks import start_classifier
+from hemoscan.outputs import refuse_inputs
 from hemoscan.trainer.console import reading_bar
 from hemoscan.trainer.data import default_folder, load_data_set
 from hemoscan.trainer.experiments import RECIPES, Experiment, Recipe, parse_experiments, parse_sizes
@@ -24,6 +25,9 @@ from hemoscan.trainer.parallel import Processes, join_processes
 from hemoscan.trainer.records import HELD, write_csv
 from hemoscan.trainer.session import Session
 from hemoscan.trainer.splits import DataSet, Division
+
+LEFT_OUT = "left-out.csv"
+"""In the run folder: files and labels of which no slice came."""
 
 
 def run_training(
@@ -72,6 +76,7 @@ def run_training(
         whole = limit is None and folds is None and recipe.budget >= Recipe(name=name, **RECIPES[name]).budget
         ships = whole and labels is None and recipe.input != "raw"
         weights_folder = Path("weights") if ships else run_folder / "weights"
+    refuse_inputs(run_folder / LEFT_OUT, filter(None, (labels,)))
     with contextlib.ExitStack() as stack:
         processes, where = stack.enter_context(join_processes(device))
         captures = _captures(captured, where, processes)
@@ -185,7 +190,7 @@ def _note_left_out(data: DataSet, run_folder: Path) -> None:
     """Tell what was assumed; list the files and labels of which no slice came (an earlier list is out of date)."""
     for note, count in data.notes:
         click.echo(f"{count} slices: {note}", err=True)
-    path = run_folder / "left-out.csv"
+    path = run_folder / LEFT_OUT
     if not data.left_out:
         path.unlink(missing_ok=True)
         return

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hemoscan.errors import DataError
-from hemoscan.outputs import write_atomically
+from hemoscan.outputs import refuse_inputs, write_atomically
 from hemoscan.trainer.baselines import SplitFeatures, load_features
 from hemoscan.trainer.console import reading_bar
 from hemoscan.trainer.data import default_folder
@@ -58,6 +58,8 @@ def write_report(
 
     Raises
     ------
+    OptionError
+        If the document would take the place of a file of a run folder.
     ResultsError
         If a run folder cannot be read.
     DataError
@@ -65,6 +67,8 @@ def write_report(
     OutputError
         If something cannot be written.
     """
+    kept = ("*.json", "*.csv")
+    refuse_inputs(output, (path for folder in folders for pattern in kept for path in folder.glob(pattern)))
     results = read_run_folders(folders)
     features, reason = _features(data, quiet)
     sections = make_sections(results, features)
