@@ -66,6 +66,11 @@ def test_a_byte_order_mark_and_quotes_are_read(tmp_path: Path):
     assert read_labels(path).keys == ("a, b.png",)
 
 
+def test_a_quoted_cell_may_span_lines(tmp_path: Path):
+    found = read_labels(written(tmp_path, 'path,label,note\na,1,"two\nlines ""quoted"""\nb,0,\n'))
+    assert found.keys == ("a", "b")
+
+
 def test_of_rsna_the_rows_on_any_hemorrhage_are_used(tmp_path: Path):
     kinds = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
     rows = [f"ID_{name}_{kind},{int(name == 'b')}\n" for name in ("a", "b") for kind in kinds]
@@ -98,7 +103,10 @@ def test_the_labels_of_a_phantom_are_read(tmp_path: Path):
         ("ID,Label\nID_a_any,1\nother,0\n", "line 3: id is 'other'; legal: ids such as ID_x_any"),
         ("ID,Label\nID_a_any,1\nID_a_any,0\n", "line 3: ID is 'ID_a_any'; legal: each slice once"),
         ("ID,Label\nID_a_epidural,1\n", "no labels"),
-        ("path,label\n" + "x" * 200_000 + ",1\n", "cannot be read as a CSV"),
+        ("path,label\n" + "x" * 200_000 + ",1\n", "line 2: the row that begins here cannot be read as a CSV"),
+        ('path,label,group\na,1,x\nb,0,"y\nc,1,z\nd,0,z\n', "line 3: the row that begins here cannot be read as a CSV"),
+        ('path,label,group\na,1,x\nb,0,"y\nc,1,"z"\n', "line 3: the row that begins here cannot be read as a CSV"),
+        ('path,"label\na,1\n', "line 1: the row that begins here cannot be read as a CSV"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, complaint: str):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from hemoscan.errors import DataError
 
@@ -65,13 +66,37 @@ def open_table(path: Path) -> Iterator[Table]:
                 raise DataError(f"{path}: the first line is empty; legal: a CSV with a header")
             delimiter = max(DELIMITERS, key=first.count)
             file.seek(0)
-            lines = csv.reader(file, delimiter=delimiter)
-            header = tuple(cell.strip() for cell in next(lines))
-            numbered = ((lines.line_num, [cell.strip() for cell in cells]) for cells in lines)
-            yield Table(path, header, _checked(path, numbered, len(header)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            # Else a quote that is never closed takes all further rows into its cell.
+            lines = _numbered(path, csv.reader(file, delimiter=delimiter, strict=True))
+            _, header = next(lines)
+            yield Table(path, tuple(header), _checked(path, lines, len(header)))
+    except (OSError, UnicodeDecodeError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"{path}: cannot be read as a CSV in UTF-8: {text}") from error
+
+
+class _Lines(Protocol):
+    """What `csv.reader` returns."""
+
+    line_num: int
+
+    def __next__(self) -> list[str]: ...
+
+
+def _numbered(path: Path, lines: _Lines) -> Iterator[tuple[int, list[str]]]:
+    """Yield the last line of each row, and its cells; an error names the first, where a quote that is left open is."""
+    while True:
+        first = lines.line_num + 1
+        try:
+            cells = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {first}: the row that begins here cannot be read as a CSV: {error}; "
+                "legal: a quote that opens a cell is closed at the end of the cell"
+            ) from error
+        yield lines.line_num, [cell.strip() for cell in cells]
 
 
 def _checked(path: Path, rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
