@@ -41,7 +41,9 @@ def test_columns_in_any_case_and_order(tmp_path: Path, text: str, kind: str, key
 
 
 def test_optional_columns(tmp_path: Path):
-    text = "path,frame,label,PatientID,StudyInstanceUID,Site\na,1,1,p1,s1,north\na,2,0,p1,s1,north\nb,,0,p2,s2,south\n"
+    text = (
+        "path,frame,label,PatientID,StudyInstanceUID,Site\na,001,1,p1,s1,north\na,2,0,p1,s1,north\nb,,0,p2,s2,south\n"
+    )
     found = read_labels(written(tmp_path, text))
     assert found.frames is not None
     assert found.frames.tolist() == [1, 2, 1]
@@ -100,6 +102,14 @@ def test_the_labels_of_a_phantom_are_read(tmp_path: Path):
         ("path,label,frame\na,1,0\n", "line 2: frame is '0'; legal: 1, 2, 3"),
         ("path,label,frame\na,1,1\na,0,\n", "line 3: path is 'a'; legal: each slice once"),
         ("path,label,frame\na,1,99999999999999999999\n", "frame is"),
+        ("path,label,frame\na,1,2147483648\n", "frame is '2147483648'; legal: 1, 2, 3"),
+        (f"path,label,frame\na,1,{'9' * 5000}\n", "999...'; legal: 1, 2, 3"),
+        (f"path,label,frame\na,1,{'0' * 5000}\n", "000...'; legal: 1, 2, 3"),
+        (f"path,label\na,{'x' * 100_000}\n", "line 2: label is 'xxx"),
+        (f"path,{'x' * 100_000}\na,1\n", "columns path, xxx"),
+        (f"{'x' * 100_000},label\na,1\n", "columns xxx"),
+        (f"label,class{' ' * 100_000}_\n1,1\n", "columns label, class"),
+        (f"ID,Label\nID_a_any,1\n{'x' * 100_000},0\n", "line 3: id is 'xxx"),
         ("ID,Label\nID_a_any,1\nother,0\n", "line 3: id is 'other'; legal: ids such as ID_x_any"),
         ("ID,Label\nID_a_any,1\nID_a_any,0\n", "line 3: ID is 'ID_a_any'; legal: each slice once"),
         ("ID,Label\nID_a_epidural,1\n", "no labels"),
@@ -114,6 +124,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, complaint: str):
         read_labels(written(tmp_path, text))
     assert complaint in str(caught.value)
     assert "labels.csv" in str(caught.value)
+    assert len(str(caught.value)) < 2000
 
 
 def test_other_encodings_and_missing_files_are_named(tmp_path: Path):

@@ -52,6 +52,14 @@ def test_cells_that_a_spreadsheet_would_run_are_those_of_the_scan_again(tmp_path
     assert other.paths == ("'=a.png",), "another tool's names are left as they are"
 
 
+def test_long_columns_are_cut_in_errors(tmp_path: Path):
+    path = written(tmp_path, f"path,{'x' * 100_000}\na,0.5\n")
+    for column, kind in ((None, DataError), ("score", OptionError)):
+        with pytest.raises(kind, match="path, xxx") as caught:
+            read_scores(path, column)
+        assert len(str(caught.value)) < 2000
+
+
 def test_a_quote_that_is_left_open_takes_no_rows_away(tmp_path: Path):
     with pytest.raises(DataError, match=r"scores\.csv, line 3: the row that begins here .*unexpected end of data"):
         read_scores(written(tmp_path, 'path,score,note\na,0.5,x\nb,0.5,"y\nc,0.5,z\n'))

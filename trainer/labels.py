@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemoscan.errors import DataError
-from hemoscan.trainer.tables import Table, open_table
+from hemoscan.trainer.tables import Table, open_table, shorten
 
 KeyKind = Literal["path", "uid", "id"]
 
@@ -111,7 +111,7 @@ def read_labels(path: Path) -> Labels:
     with open_table(path) as table:
         kind, key = find_key_column(table)
         if key is None:
-            raise DataError(f"{path}: columns {', '.join(table.header)}; legal: path, SOPInstanceUID or id among them")
+            raise DataError(f"{path}: columns {table.columns}; legal: path, SOPInstanceUID or id among them")
         return _Reader(table, kind, key).read()
 
 
@@ -134,7 +134,9 @@ def rsna_slice(table: Table, line: int, key: str) -> str | None:
     """
     parts = RSNA_ID.fullmatch(key)
     if parts is None:
-        raise DataError(f"{table.path}, line {line}: id is {key!r}; legal: ids such as ID_x_any, as in the rows before")
+        raise DataError(
+            f"{table.path}, line {line}: id is {shorten(key)!r}; legal: ids such as ID_x_any, as in the rows before"
+        )
     return parts[1] if parts[2] == "any" else None
 
 
@@ -146,8 +148,9 @@ def parse_frame(table: Table, line: int, cells: list[str], place: int) -> int:
     DataError
         If it is none; the text names file, line and value.
     """
-    text = cells[place] or "1"
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < MAX_FRAME):
+    text = (cells[place] or "1").lstrip("0")
+    # Its length first: int() refuses thousands of digits.
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_FRAME)) and int(text) < MAX_FRAME):
         raise table.error(line, place, cells, "1, 2, 3, ..., or empty for 1")
     return int(text)
 
@@ -159,7 +162,7 @@ class _Reader:
         self.table, self.kind, self.key = table, kind, key
         label = table.column(LABEL_COLUMNS)
         if label is None:
-            raise DataError(f"{table.path}: columns {', '.join(table.header)}; legal: label or class among them")
+            raise DataError(f"{table.path}: columns {table.columns}; legal: label or class among them")
         self.label = label
         self.frame = table.column(FRAME_COLUMNS)
         places = {name: table.column(columns) for name, columns in OTHER_COLUMNS.items()}

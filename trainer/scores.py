@@ -124,8 +124,7 @@ class _Reader:
         if asked is not None:
             place = self.table.column((asked,))
             if place is None:
-                columns = ", ".join(self.table.header)
-                raise OptionError(f"score column {asked!r}; legal, in {self.table.path}: {columns}")
+                raise OptionError(f"score column {asked!r}; legal, in {self.table.path}: {self.table.columns}")
             return place
         try:
             place = self.table.column(SCORE_COLUMNS)
@@ -138,7 +137,7 @@ class _Reader:
         return place
 
     def lacks(self, columns: str) -> DataError:
-        return DataError(f"{self.table.path}: columns {', '.join(self.table.header)}; legal: {columns} among them")
+        return DataError(f"{self.table.path}: columns {self.table.columns}; legal: {columns} among them")
 
     def read(self) -> Scores:
         """Return what the file holds."""

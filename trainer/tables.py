@@ -12,6 +12,8 @@ from typing import Protocol
 from hemoscan.errors import DataError
 
 DELIMITERS = ",;\t"
+SHOWN = 100
+SHOWN_COLUMNS = 1000
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Table:
     """As in the file."""
     rows: Iterator[tuple[int, list[str]]]
     """Number of the line and its cells, stripped, as many as the header has; blank lines are left out."""
+
+    @property
+    def columns(self) -> str:
+        """The header, for errors."""
+        return shorten(", ".join(self.header), SHOWN_COLUMNS)
 
     def column(self, names: Sequence[str]) -> int | None:
         """Return the place of the one column with one of `names`, None if there is none.
@@ -38,12 +45,18 @@ class Table:
         found = [place for place, name in enumerate(self.header) if _plain(name) in wanted]
         if len(found) > 1:
             several = ", ".join(self.header[place] for place in found)
-            raise DataError(f"{self.path}: columns {several}; legal: one of {', '.join(names)}")
+            raise DataError(f"{self.path}: columns {shorten(several, SHOWN_COLUMNS)}; legal: one of {', '.join(names)}")
         return found[0] if found else None
 
     def error(self, line: int, place: int, cells: Sequence[str], legal: str) -> DataError:
         """Return the error that says what is wrong with a cell."""
-        return DataError(f"{self.path}, line {line}: {self.header[place]} is {cells[place]!r}; legal: {legal}")
+        name, value = shorten(self.header[place]), shorten(cells[place])
+        return DataError(f"{self.path}, line {line}: {name} is {value!r}; legal: {legal}")
+
+
+def shorten(text: str, most: int = SHOWN) -> str:
+    """Return a text out of a file as an error shows it: its beginning, if it is long."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _plain(name: str) -> str:
