@@ -88,6 +88,20 @@ def test_never_within_the_package(tmp_path: Path):
     assert not inside.exists()
 
 
+@pytest.mark.parametrize("status", [True, False])
+@pytest.mark.parametrize("score", ["7", "-2.5", "98.1"])
+def test_scores_that_are_no_probabilities_are_refused(tmp_path: Path, score: str, status: bool):
+    results, labels = site(tmp_path)
+    lines = results.read_text(encoding="utf-8").splitlines()
+    lines[2] = f"/s/1.dcm,1,1.0,{score},ok"
+    if not status:
+        lines = [line.rpartition(",")[0] for line in lines]
+    results.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"flags\.csv, line 3: probability is '{score}'; legal: 0 to 1"):
+        run_calibration(results, labels, tmp_path / "site.json")
+    assert not (tmp_path / "site.json").exists()
+
+
 @pytest.mark.parametrize("name", ["labels.csv", "flags.csv", "flags.run.json", "flags.studies.csv", "link.csv"])
 def test_what_is_read_is_never_overwritten(tmp_path: Path, name: str):
     results, labels = site(tmp_path)

@@ -52,6 +52,24 @@ def test_cells_that_a_spreadsheet_would_run_are_those_of_the_scan_again(tmp_path
     assert other.paths == ("'=a.png",), "another tool's names are left as they are"
 
 
+def test_a_probability_of_a_scan_is_one(tmp_path: Path):
+    row = {"path": "/a/1.dcm", "sop_uid": "1.1", "flag": "1", "status": "ok"}
+    for value in ("7", "-0.1", "1.000001", "nan", "inf", ""):
+        text = own({**row, "probability": "0"}, {**row, "probability": "1"}, {**row, "probability": value})
+        if value:
+            with pytest.raises(DataError, match=rf"line 4: probability is '{value}'; legal: 0 to 1$"):
+                read_scores(written(tmp_path, text))
+    assert read_scores(written(tmp_path, text)).left_out == {"without score": 1}
+
+
+def test_of_other_files_scores_may_be_anything_unless_probabilities_are_asked_for(tmp_path: Path):
+    for text in ("path,probability\na,7\n", "path,score,status\na,7,ok\n"):
+        path = written(tmp_path, text)
+        assert read_scores(path).scores.tolist() == [7]
+        with pytest.raises(DataError, match=r"scores\.csv, line 2: \w+ is '7'; legal: 0 to 1$"):
+            read_scores(path, probabilities=True)
+
+
 def test_long_columns_are_cut_in_errors(tmp_path: Path):
     path = written(tmp_path, f"path,{'x' * 100_000}\na,0.5\n")
     for column, kind in ((None, DataError), ("score", OptionError)):

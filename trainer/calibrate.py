@@ -51,7 +51,7 @@ def run_calibration(results: Path, label_file: Path, output: Path | None) -> Ref
     Raises
     ------
     DataError
-        If the results or labels cannot be read or joined, or are too few.
+        If the results or labels cannot be read or joined, or are too few, or a score is no probability.
     OptionError
         If the file would lie within the package, or in place of one that is read.
     OutputError
@@ -61,7 +61,7 @@ def run_calibration(results: Path, label_file: Path, output: Path | None) -> Ref
     model, sha256 = record.model, record.sha256
     path = _checked_output(default_path(model) if output is None else output)
     refuse_inputs(path, (*scan_files(results), label_file))
-    scores, labels = read_scores(results), read_labels(label_file)
+    scores, labels = read_scores(results, probabilities=True), read_labels(label_file)
     joined = join(scores, labels)
     truth, probabilities = labels.labels[joined.labels], scores.scores[joined.rows]
     on = "labelled slices of a site"

@@ -4,7 +4,7 @@ A CSV with a header, as label files are (`hemoscan.trainer.labels`); other colum
 
 - the slice: `path`, `SOPInstanceUID` or `sop_uid`, or `id`; paths and UIDs are both used where both are there;
 - the score, higher for hemorrhage: `probability` (or `prob`, `score`, `prediction`, `y_score`, `y_prob`), or the column
-  that the caller names; a row without score is counted, not scored;
+  that the caller names; a row without score is counted, not scored; `probability` beside `status` is 0 to 1;
 - optional `flag` (or `flagged`), 0 or 1; `frame`, from 1; `study_uid` (or `study`, `StudyInstanceUID`);
 - optional `status`, as `hemoscan scan` writes it: rows that are not `ok` are counted, not scored. In such a file the
   apostrophe before cells that a spreadsheet would run is taken away (`hemoscan.outputs.restore`).
@@ -79,8 +79,8 @@ class Scores:
         return name if self.frames[row] == 1 else f"{name} frame {self.frames[row]}"
 
 
-def read_scores(path: Path, score_column: str | None = None) -> Scores:
-    """Read a file of scores as the module's docstring specifies.
+def read_scores(path: Path, score_column: str | None = None, *, probabilities: bool = False) -> Scores:
+    """Read a file of scores as the module's docstring specifies; with `probabilities` all have to be 0 to 1.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def read_scores(path: Path, score_column: str | None = None) -> Scores:
         If there is no such `score_column`.
     """
     with open_table(path) as table:
-        return _Reader(table, score_column).read()
+        return _Reader(table, score_column, probabilities).read()
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class _Row:
 class _Reader:
     """Reads the rows of one file."""
 
-    def __init__(self, table: Table, score_column: str | None) -> None:
+    def __init__(self, table: Table, score_column: str | None, probabilities: bool) -> None:
         self.table = table
         self.path, self.uid = (table.column(KEY_COLUMNS[kind]) for kind in ("path", "uid"))
         if self.uid is None:
@@ -117,6 +117,8 @@ class _Reader:
         self.status, self.flag, self.frame, self.study = (
             table.column(names) for names in (("status",), FLAG_COLUMNS, FRAME_COLUMNS, OTHER_COLUMNS["studies"])
         )
+        own = self.status is not None and self.score == table.column((PROBABILITY,))  # as a scan writes it
+        self.low, self.high = (0.0, 1.0) if probabilities or own else (-math.inf, math.inf)
         self.rsna: bool | None = None  # the first row tells
         self.left_out: Counter[str] = Counter()
 
@@ -197,8 +199,8 @@ class _Reader:
             score = float(cells[self.score])
         except ValueError:
             score = math.nan
-        if not math.isfinite(score):
-            raise self.table.error(line, self.score, cells, "a finite number")
+        if not (math.isfinite(score) and self.low <= score <= self.high):
+            raise self.table.error(line, self.score, cells, "0 to 1" if self.high == 1 else "a finite number")
         return score
 
     def flag_of(self, line: int, cells: list[str]) -> bool:
