@@ -53,6 +53,20 @@ def test_scores_that_fall_with_the_labels_are_refused():
         fit_platt(-logits, labels)
 
 
+@pytest.mark.parametrize("logit", [-2.0, 0.0, 3.0])
+def test_scores_that_are_all_the_same_are_refused_as_such(logit: float):
+    _, labels = drawn(500)
+    logits = np.full(500, logit)
+    with pytest.raises(
+        DataError, match=rf"all 500 scores are the logit {logit:g}; legal: at least two different scores"
+    ):
+        fit_operating(logits, labels, on="test")
+    assert operating_fields(logits, labels, np.zeros(500, np.int64), "test") == {}
+    logits[0] += 1  # the folds that lack this one are constant
+    with pytest.raises(DataError):
+        fit_operating(logits, labels, on="test")
+
+
 def test_over_confident_logits_are_calibrated_out_of_fold():
     logits, labels = drawn(6000, 0.4, 0.5)
     found = fit_operating(logits, labels, on="test")

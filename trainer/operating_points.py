@@ -97,8 +97,8 @@ def fit_operating(
     Raises
     ------
     DataError
-        If there are fewer than 20 slices with or 100 without hemorrhage, too few patients, or scores that do not rise
-        with the labels.
+        If there are fewer than 20 slices with or 100 without hemorrhage, too few patients, or scores that are all the
+        same or do not rise with the labels.
     """
     if not enough(labels):
         positives = int(labels.sum())
@@ -108,6 +108,7 @@ def fit_operating(
         )
     raw = np.asarray(logits, np.float64)
     folds = list(_folds(labels, clusters))
+    whole = fit_platt(raw, labels)
     fitted = np.empty(len(labels))
     flags = {name: np.zeros(len(labels), bool) for name in RULES}
     for rest, fold in folds:
@@ -118,7 +119,7 @@ def fit_operating(
             flags[name][fold] = fitted[fold] >= threshold
     ece = float(calibration(fitted, labels, np.ones((1, len(labels))))["ece"][0])
     measured = f"{on}, {len(labels)} slices, cross-fitted in {FOLDS} folds"
-    platt = replace(fit_platt(raw, labels), ece=round(ece, PROBABILITY_DIGITS), on=measured)
+    platt = replace(whole, ece=round(ece, PROBABILITY_DIGITS), on=measured)
     probabilities = to_probabilities(platt, raw)
     points = {
         name: OperatingPoint(rule(probabilities, labels), *_rates(flags[name], labels), on=measured)
@@ -135,8 +136,10 @@ def fit_platt(logits: Floats, labels: Labels) -> Calibration:
     Raises
     ------
     DataError
-        If probabilities would fall with rising scores.
+        If all scores are the same, or probabilities would fall with rising scores.
     """
+    if np.ptp(logits) == 0:  # the slope would be any, and of either sign
+        raise DataError(f"all {len(logits)} scores are the logit {logits[0]:.6g}; legal: at least two different scores")
     positives, negatives = int(labels.sum()), int(len(labels) - labels.sum())
     target = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     twice = np.concatenate((logits, logits))[:, None]
