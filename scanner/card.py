@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -30,7 +30,7 @@ def _numbers(values: object, count: int) -> bool:
     return (
         isinstance(values, tuple)
         and len(values) == count
-        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+        and all(isinstance(value, int | float) and abs(value) <= sys.float_info.max for value in values)
     )
 
 
@@ -189,7 +189,7 @@ def read_card(path: Path) -> Card:
         return _card(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise CardError(f"{path}: card cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CardError(f"{path}: not a model card: {error}") from error
 
 

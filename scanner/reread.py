@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -53,7 +54,7 @@ def read_record(results: Path) -> dict[str, Any]:
         record = dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise OptionError(f"{path}: the run record of {results} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise OptionError(f"{path}: no run record of hemoscan: {error}") from error
     if RECORD_KEYS - set(record) or not isinstance(record["arguments"], dict):
         raise OptionError(f"{path}: no run record of hemoscan: lacks {', '.join(sorted(RECORD_KEYS - set(record)))}")
@@ -73,10 +74,10 @@ def read_results(results: Path, record: dict[str, Any], model: Model) -> Reread:
         if not record["finished"]:
             as_of += timedelta(seconds=record["seconds"])
         decoding = _decoding(record["arguments"], model.card.input)
-        threshold = float(record["threshold"])
+        threshold = _share("threshold", record["threshold"])
         calibration = None if record.get("calibration") is None else Calibration(**record["calibration"])
         study_threshold = study_threshold_of(record)
-    except (ValueError, TypeError, LookupError, CardError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, CardError) as error:
         raise OptionError(f"{results.with_suffix('.run.json')}: no run record of hemoscan: {error}") from error
     rows = _csv_rows(results, _newest(results))
     return Reread(rows, record, as_of, decoding, threshold, calibration, study_threshold)
@@ -98,11 +99,17 @@ def study_threshold_of(record: dict[str, Any]) -> float | None:
 
     Raises
     ------
-    ValueError, TypeError
-        If the record holds no number.
+    ValueError
+        If the record holds anything else.
     """
     found = record.get("study_threshold")
-    return None if found is None else float(found)
+    return None if found is None else _share("study_threshold", found)
+
+
+def _share(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value!r:.50}; legal: 0 to 1")
+    return float(value)
 
 
 def _decoding(arguments: dict[str, Any], spec: InputSpec) -> DecodeOptions:
@@ -122,7 +129,7 @@ def _newest(results: Path) -> dict[str, float]:
             for cells in csv.DictReader(file):
                 if cells["newest_file"]:
                     newest[restore(cells["study_uid"])] = datetime.fromisoformat(cells["newest_file"]).timestamp()
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error):
         return {}
     return newest
 
@@ -152,7 +159,7 @@ def _csv_row(cells: dict[str, str], newest: dict[str, float]) -> Row:
         study_uid=restore(cells["study_uid"]),
         series_uid=restore(cells["series_uid"]),
         sop_uid=restore(cells["sop_uid"]),
-        instance_number=int(cells["instance_number"]) if cells["instance_number"] else None,
+        instance_number=_whole(cells["instance_number"]) if cells["instance_number"] else None,
         z_mm=float(cells["z_mm"]) if cells["z_mm"] else None,
     )
     folder = _folder(path)
@@ -166,8 +173,15 @@ def _csv_row(cells: dict[str, str], newest: dict[str, float]) -> Row:
         status=status,
         reason=restore(cells["reason"]),
     )
-    probability = float(cells["probability"]) if cells["probability"] else None
+    probability = _share("probability", float(cells["probability"])) if cells["probability"] else None
     return Row(decoded, probability, bool(int(cells["flag"])) if cells["flag"] else None, restore(cells["model"]))
+
+
+def _whole(text: str) -> int:
+    """Read an InstanceNumber, which slices are ordered by as a float."""
+    if not math.isfinite(float(text)):
+        raise ValueError(f"instance_number {text!r:.50}; legal: an integer of at most 308 digits")
+    return int(text)
 
 
 def _folder(path: str) -> str:

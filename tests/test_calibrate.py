@@ -118,7 +118,7 @@ def test_too_few_labels_name_the_least(tmp_path: Path):
     assert not (tmp_path / "site.json").exists()
 
 
-@pytest.mark.parametrize("text", [None, "{}", "[]", "no"])
+@pytest.mark.parametrize("text", [None, "{}", "[]", "no", pytest.param("[" * 200_000, id="deep")])
 def test_results_without_a_run_record_are_refused(tmp_path: Path, text: str | None):
     results, labels = site(tmp_path)
     record = tmp_path / "flags.run.json"
@@ -136,6 +136,7 @@ def test_results_without_a_run_record_are_refused(tmp_path: Path, text: str | No
         ({"slope": 1.0}, "intercept"),
         ({"slope": "steep", "intercept": 0.0}, "calibration slope 'steep'; legal: 1e-06 to 1e"),
         ({"slope": 0, "intercept": 0.0}, "calibration slope 0; legal: 1e-06 to 1e"),
+        ({"slope": 10**400, "intercept": 0.0}, "calibration slope 10+; legal: 1e-06 to 1e"),
         ([1.0, 0.0], "mapping"),
         (True, "mapping"),
     ],
@@ -146,6 +147,18 @@ def test_a_run_record_with_another_kind_of_calibration_is_refused(tmp_path: Path
     record.write_text(json.dumps({**json.loads(record.read_text()), "calibration": calibration}), encoding="utf-8")
     with pytest.raises(DataError, match=rf"flags\.run\.json: .*{named}"):
         run_calibration(results, labels, tmp_path / "site.json")
+
+
+@pytest.mark.parametrize("key", ["model", "sha256"])
+@pytest.mark.parametrize("value", ["/x/abs", "../../x", "a\0b", "\udc80", "", None, 7, ["a"], "a" * 63 + "\n"])
+def test_a_run_record_whose_model_is_no_name_is_refused(tmp_path: Path, state_home: Path, key: str, value: object):
+    results, labels = site(tmp_path)
+    record = tmp_path / "flags.run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), key: value}), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"flags\.run\.json: .*{key} is .*; legal: ") as caught:
+        run_calibration(results, labels, None)
+    str(caught.value).encode()
+    assert not list(state_home.rglob("*.site.json"))
 
 
 # From the command line: a scan, its labels, the site's file, a scan with it

@@ -74,6 +74,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"threshold": 1.5}, "legal: 0 to 1"),
     ({"threshold": -0.1}, "legal: 0 to 1"),
     ({"threshold": float("nan")}, "legal: 0 to 1"),
+    ({"threshold": 10**400}, "legal: 0 to 1"),
     ({"threshold": "high"}, "legal: 0 to 1"),
     ({"threshold": None}, "legal: 0 to 1"),
     ({"weights": "../other.safetensors"}, "legal: a file name without folders"),
@@ -95,6 +96,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"input__scale": -70}, "legal: above 0"),
     ({"input__scale": float("nan")}, "legal: above 0"),
     ({"input__scale": float("inf")}, "legal: above 0"),
+    ({"input__scale": 10**400}, "legal: above 0"),
     ({"input__std": [0.1, 0, 0.1]}, "legal: above 0"),
     ({"input__std": [0.1, 0.1]}, "legal"),
     ({"input__std": 0.1}, "legal"),
@@ -103,7 +105,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "legal"), BAD_VALUES, ids=[str(changes) for changes, _ in BAD_VALUES])
+@pytest.mark.parametrize(("changes", "legal"), BAD_VALUES, ids=[f"{changes!s:.40}" for changes, _ in BAD_VALUES])
 def test_a_bad_value_names_the_file_and_what_is_legal(tmp_path: Path, changes: dict[str, Any], legal: str):
     path = write_card(tmp_path, **changes)
     with pytest.raises(CardError) as caught:
@@ -124,6 +126,7 @@ def test_a_bad_value_names_the_file_and_what_is_legal(tmp_path: Path, changes: d
         '{"format": 1, "input": []}',
         '{"format": 1, "input": {}}',
         "\ufeff",
+        pytest.param("[" * 200_000, id="deep"),
     ],
 )
 def test_what_is_no_card_is_told_by_its_file(tmp_path: Path, text: str):

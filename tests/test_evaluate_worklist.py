@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +178,7 @@ def test_studies_that_are_others_take_the_highest_slice(tmp_path: Path, png: boo
     assert outcome.studies_by == HIGHEST_SLICE
     probabilities = np.array([row.probability for row in scanned.rows]).reshape(STUDIES // 2, -1)
     assert judged(outcome) == [(value, value >= THRESHOLD) for value in probabilities.max(1).tolist()]
+    assert outcome.not_as_in_worklist == f"the studies of the labels are not one to one those of {scanned.slices}"
 
 
 def test_folders_are_the_studies_of_files_without_uid_where_the_labels_agree(tmp_path: Path):
@@ -186,21 +189,44 @@ def test_folders_are_the_studies_of_files_without_uid_where_the_labels_agree(tmp
     assert scanned.evaluate(scanned.labels()).studies_by is None
 
 
-@pytest.mark.parametrize("record", [None, "{}", "no"])
-def test_without_run_record_the_highest_slice_counts(scanned: Scanned, record: str | None):
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (None, "cannot be read: No such file"),
+        ("{}", "lacks arguments"),
+        ("no", "no run record of hemoscan"),
+        pytest.param("[" * 200_000, "no run record of hemoscan", id="deep"),
+    ],
+)
+def test_without_run_record_the_highest_slice_counts(scanned: Scanned, record: str | None, why: str):
     path = scanned.slices.with_suffix(".run.json")
     path.unlink()
     if record is not None:
         path.write_text(record, encoding="utf-8")
-    assert scanned.evaluate(scanned.labels()).studies_by == HIGHEST_SLICE
+    outcome = scanned.evaluate(scanned.labels())
+    assert outcome.studies_by == HIGHEST_SLICE
+    assert outcome.not_as_in_worklist is not None
+    assert re.search(rf"flags\.run\.json: .*{why}", outcome.not_as_in_worklist)
 
 
-@pytest.mark.parametrize("threshold", ["much", [0.5]])
+@pytest.mark.parametrize("threshold", ["much", "nan", [0.5], math.nan, math.inf, -0.1, 7, True, 10**400])
 def test_a_record_that_holds_what_none_holds_is_none(scanned: Scanned, threshold: Any):
     path = scanned.slices.with_suffix(".run.json")
     record = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**record, "study_threshold": threshold}), encoding="utf-8")
-    assert scanned.evaluate(scanned.labels()).studies_by == HIGHEST_SLICE
+    outcome = scanned.evaluate(scanned.labels())
+    assert outcome.studies_by == HIGHEST_SLICE
+    assert outcome.not_as_in_worklist == f"{path}: study_threshold is {threshold!r:.50}; legal: 0 to 1"
+
+
+def test_an_instance_number_that_no_float_holds_is_told(scanned: Scanned):
+    text = scanned.slices.read_text(encoding="utf-8")
+    scanned.slices.write_text(text.replace(",5,25.", f",{'1' * 400},25.", 1), encoding="utf-8")
+    outcome = scanned.evaluate(scanned.labels())
+    assert outcome.studies_by == HIGHEST_SLICE
+    assert outcome.not_as_in_worklist is not None
+    assert "row 8: no CSV of slices by `hemoscan scan`: instance_number '111" in outcome.not_as_in_worklist
+    assert len(outcome.not_as_in_worklist) < 400
 
 
 def test_a_file_of_other_columns_takes_the_highest_slice(scanned: Scanned):
@@ -232,5 +258,10 @@ def test_the_output_says_how_studies_are_judged(scanned: Scanned):
     result = CliRunner().invoke(cli, [*arguments, "--threshold", "0.5"])
     assert "  score and flag: highest slice, flagged if any slice is\n" in result.stdout
     assert "  flagged (score >= 0.5): TP" in result.stdout
-    assert json.loads(json_path.read_text(encoding="utf-8"))["studies_by"] == HIGHEST_SLICE
+    found = json.loads(json_path.read_text(encoding="utf-8"))
+    assert (found["studies_by"], found["not_as_in_worklist"]) == (HIGHEST_SLICE, None), "as was asked for"
+    scanned.slices.with_suffix(".run.json").unlink()
+    result = CliRunner().invoke(cli, arguments)
+    assert re.search(r"^  not as in the worklist: \.\.\..*: No such file or directory$", result.stdout, re.MULTILINE)
+    assert json.loads(json_path.read_text(encoding="utf-8"))["not_as_in_worklist"].endswith("No such file or directory")
     assert max(map(len, result.stdout.splitlines())) <= 80

@@ -50,7 +50,7 @@ def test_the_calibration_is_a_line_on_logits():
     assert Calibration(2.0, -1.0).apply(3.0) == 5.0
 
 
-@pytest.mark.parametrize("slope", [0.0, -1.0, float("nan"), float("inf"), "1", True, None])
+@pytest.mark.parametrize("slope", [0.0, -1.0, float("nan"), float("inf"), 10**400, "1", True, None])
 def test_a_slope_that_is_not_above_0_is_refused(slope: float):
     with pytest.raises(CardError, match="calibration slope"):
         Calibration(slope, 0.0)
@@ -100,7 +100,9 @@ def test_a_damaged_file_is_refused(tmp_path: Path, changes: dict[str, object]):
         read_site(site(tmp_path, **changes), "densenet-bias", "0" * 64)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "7", '{"kind": 1}', asdict(CARD)["name"]])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "7", '{"kind": 1}', asdict(CARD)["name"], pytest.param("[" * 200_000, id="deep")]
+)
 def test_what_is_no_such_file_is_refused(tmp_path: Path, content: str):
     path = tmp_path / "site.json"
     path.write_text(content, encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,15 @@ def test_results_that_are_none_are_wrong_usage(run: Callable[..., Report], tmp_p
     (tmp_path / "out.csv").write_text("a,b\n", encoding="utf-8")
     with pytest.raises(OptionError, match=r"row 1: .*columns 'a,b'; legal: path,frame"):
         list(read_results(tmp_path / "out.csv", record, MODEL).rows)
+    for changed in ({"threshold": float("nan")}, {"threshold": 10**400}, {"seconds": 1e300, "finished": None}):
+        with pytest.raises(OptionError, match=r"out\.run\.json: no run record of hemoscan: "):
+            read_results(tmp_path / "out.csv", {**record, **changed}, MODEL)
+    (tmp_path / "out.csv").write_text(re.sub(r",0\.\d{6},", ",7,", text, count=1), encoding="utf-8")
+    with pytest.raises(OptionError, match=r"row \d+: .*probability is 7\.0; legal: 0 to 1"):
+        list(read_results(tmp_path / "out.csv", record, MODEL).rows)
+    (tmp_path / "out.run.json").write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(OptionError, match=r"out\.run\.json: no run record of hemoscan: "):
+        read_record(tmp_path / "out.csv")
     (tmp_path / "out.run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(OptionError, match=r"no run record of hemoscan: lacks arguments"):
         read_record(tmp_path / "out.csv")

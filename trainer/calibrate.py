@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ from hemoscan.trainer.join import join
 from hemoscan.trainer.labels import read_labels
 from hemoscan.trainer.operating_points import fit_operating
 from hemoscan.trainer.scores import read_scores
+
+NAME = re.compile(r"[\w.-]+")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -114,11 +119,19 @@ def _read_record(results: Path) -> _Record:
         record = json.loads(path.read_text(encoding="utf-8"))
         applied = record.get("calibration")
         calibrated = None if applied is None else Calibration(**applied)
-        return _Record(str(record["model"]), str(record["sha256"]), calibrated)
+        model = _text(record, "model", NAME, "letters, digits, _, . and -")  # the site's file is named after it
+        return _Record(model, _text(record, "sha256", SHA256, "64 hexadecimal digits"), calibrated)
     except OSError as error:
         raise DataError(f"{path}: the scan's run record cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: no run record of a scan: {error}") from error
+
+
+def _text(record: dict[str, Any], key: str, pattern: re.Pattern[str], legal: str) -> str:
+    found = record[key]
+    if not isinstance(found, str) or not pattern.fullmatch(found):
+        raise ValueError(f"{key} is {found!r:.100}; legal: {legal}")
+    return found
 
 
 def _raw_logits(probabilities: NDArray[np.float64], platt: Calibration | None) -> NDArray[np.float64]:

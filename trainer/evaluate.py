@@ -74,6 +74,8 @@ class Outcome:
     """The studies; None if there is but one, or none is known."""
     studies_by: str | None
     """What their scores and flags are: AS_IN_WORKLIST or HIGHEST_SLICE."""
+    not_as_in_worklist: str | None = None
+    """Why not; None if they are, or nobody wanted it."""
     second: Loaded | None = None
     compared: Compared | None = None
 
@@ -87,6 +89,7 @@ class Outcome:
             "slices": asdict(self.slices),
             "studies": None if self.studies is None else asdict(self.studies),
             "studies_by": self.studies_by,
+            "not_as_in_worklist": self.not_as_in_worklist,
         }
         if self.second is not None and self.compared is not None:
             found["compared_with"] = _describe(self.second)
@@ -151,7 +154,7 @@ def run_evaluation(
     """
     labels = read_labels(labels_path)
     first = load(results, labels)
-    studies, studies_by = _by_study(results, first)
+    studies, studies_by, why = _by_study(results, first)
     outcome = Outcome(
         labels=labels,
         first=first,
@@ -161,6 +164,7 @@ def run_evaluation(
         studies=None if studies is None else evaluate(studies, bootstrap, prevalences),
         study_sample=studies,
         studies_by=studies_by,
+        not_as_in_worklist=why,
     )
     if other is None:
         return outcome
@@ -201,16 +205,16 @@ def load(source: Source, labels: Labels) -> Loaded:
     )
 
 
-def _by_study(source: Source, loaded: Loaded) -> tuple[Sample | None, str | None]:
-    """Return the studies, and what their scores and flags are."""
+def _by_study(source: Source, loaded: Loaded) -> tuple[Sample | None, str | None, str | None]:
+    """Return the studies, what their scores and flags are, and why these are not the worklist's."""
     if not loaded.has_studies:
-        return None, None
+        return None, None, None
     belongs = loaded.belongs
     studies = loaded.slices.by_study(belongs.studies, belongs.positive)
     judged = None
     if source.threshold is None and source.score_column in (None, PROBABILITY):  # which the worklist is made of
         judged = as_in_worklist(studies, belongs.studies, loaded.scores, loaded.joined)
-    return (studies, HIGHEST_SLICE) if judged is None else (judged, AS_IN_WORKLIST)
+    return (judged, AS_IN_WORKLIST, None) if isinstance(judged, Sample) else (studies, HIGHEST_SLICE, judged)
 
 
 def _flags(source: Source, scores: Scores) -> tuple[NDArray[np.bool_], str]:

@@ -97,6 +97,8 @@ def _level(title: str, found: Evaluation, outcome: Outcome, flagged_by: str, rul
     yield f"{title}: {found.n}, {found.positives} positive ({share:.1%})"
     if rule:
         yield f"  score and flag: {rule}"
+        if outcome.not_as_in_worklist:
+            yield f"  not as in the worklist: {_shortened(outcome.not_as_in_worklist, WIDTH - 26)}"
     yield from _rows(found, RANKING)
     counts = (found.confusion[f"{kind}_{side}"] for kind in ("true", "false") for side in ("positives", "negatives"))
     names = zip(("TP", "TN", "FP", "FN"), counts, strict=True)

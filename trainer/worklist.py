@@ -16,7 +16,7 @@ from hemoscan.trainer.join import Joined
 from hemoscan.trainer.scores import Scores
 
 
-def as_in_worklist(sample: Sample, studies: NDArray[np.int64], scores: Scores, joined: Joined) -> Sample | None:
+def as_in_worklist(sample: Sample, studies: NDArray[np.int64], scores: Scores, joined: Joined) -> Sample | str:
     """Return studies with score and flag of the scan's worklist, which goes by all their slices, labelled or not.
 
     Parameters
@@ -30,8 +30,8 @@ def as_in_worklist(sample: Sample, studies: NDArray[np.int64], scores: Scores, j
 
     Returns
     -------
-    Sample or None
-        None if the scores are no scan's with its run record beside them, or the studies are not one to one the scan's.
+    Sample or str
+        Why not, if the scores are no scan's with its run record beside them, or the studies not one to one the scan's.
     """
     try:
         worklist = Worklist(study_threshold_of(read_record(scores.source)))
@@ -40,13 +40,15 @@ def as_in_worklist(sample: Sample, studies: NDArray[np.int64], scores: Scores, j
             worklist.add(row)
             if row.decoded.status == OK and row.probability is not None:
                 uids.append(study_of(row))
-    except (OptionError, ValueError, TypeError):  # another tool's, or without its record
-        return None
+    except OptionError as error:  # another tool's, or without its record
+        return str(error)
+    except ValueError as error:
+        return f"{scores.source.with_suffix('.run.json')}: {error}"
     if len(uids) != len(scores):
-        return None
+        return f"{scores.source}: {len(uids)} of {len(scores)} scores are of slices of a scan"
     pairs = {(study, uids[row]) for study, row in zip(studies.tolist(), joined.rows, strict=True) if study >= 0}
     if any(len(set(one)) < len(pairs) for one in zip(*pairs, strict=True)):
-        return None
+        return f"the studies of the labels are not one to one those of {scores.source}"
     found = {study.uid: study for study in worklist.ranked()}
     judged = [found[uid] for _, uid in sorted(pairs)]
     return replace(
