@@ -216,13 +216,20 @@ COLUMNS = "id,label,group,logit"
         pytest.param(_change(positives=2), "2 slices, 1 positive; legal.*2 positive", id="other labels"),
         pytest.param(lambda path: path.with_suffix(".csv").unlink(), "cannot be read", id="no scores"),
         pytest.param(_scores("id,label,logit", "a,0,1"), "header id,label,logit; legal: id,label", id="column lacks"),
-        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,2,70,1"), "legal: labels 0 and 1", id="label 2"),
+        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,2,70,1"), "line 3: label '2'; legal: labels 0 and 1", id="2"),
+        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,0.9,70,1"), "line 3: label '0.9'; legal: .* 0 and 1", id="0.9"),
         pytest.param(_scores(COLUMNS, "a,1,70,1", "b,1,70,1"), "2 positive; legal: labels 0 and 1, both", id="1 class"),
-        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70,x"), "logit: .*'x'; legal: numbers", id="no number"),
-        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70"), "logit: .*''; legal: numbers", id="short row"),
-        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70,nan"), "line 3: logit nan; legal: finite", id="NaN"),
-        pytest.param(
-            _scores(f"{COLUMNS},cluster", "a,0,70,1,0", "b,1,70,1,P7"), "cluster: .*'P7'; legal: numbers", id="cluster"
+        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70,x"), "line 3: logit 'x'; legal: finite", id="no number"),
+        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70"), "line 3: logit ''; legal: finite", id="short row"),
+        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70,nan"), "line 3: logit 'nan'; legal: finite", id="NaN"),
+        pytest.param(_scores(COLUMNS, "a,0,70,1", "b,1,70.9,1"), "line 3: group '70.9'; legal: integers", id="70.9"),
+        *(
+            pytest.param(
+                _scores(f"{COLUMNS},cluster", "a,0,70,1,0", f"b,1,70,1,{cell}"),
+                rf"line 3: cluster '{cell[:9]}.*; legal: integers of 64 bits",
+                id=f"cluster {cell[:9]}",
+            )
+            for cell in ("P7", "0.01", "1e300", "1e-999999999", "-9223372036854775809", "inf", "sNaN", "9" * 5000)
         ),
     ],
 )
@@ -234,10 +241,19 @@ def test_what_is_malformed_is_refused_with_its_file(tmp_path: Path, break_it: Ca
     assert str(path.with_suffix("")) in str(caught.value)
 
 
+def test_integers_are_read_as_they_are_written(tmp_path: Path):
+    clusters = [2**60, 2**60 + 1, 2**60]
+    values = {"labels": [0, 1, 0], "groups": ["70", "70.0", "7e1"], "logits": [0, 1, 2]}
+    write_run(tmp_path, ids=["a", "b", "c"], clusters=clusters, **values)  # type: ignore[arg-type]
+    (found,) = read_run_folders([tmp_path])
+    assert found.groups.tolist() == [70, 70, 70]
+    assert found.clusters.tolist() == [0, 1, 0]
+
+
 def test_malformed_test_scores_are_refused(tmp_path: Path):
     path = drawn_run(tmp_path, test_logits=[0.0])
     write_csv(path.with_suffix(".test.csv"), ("id", "logit"), [("017001", "inf")])
-    with pytest.raises(ResultsError, match=r"test\.csv, line 2: logit inf"):
+    with pytest.raises(ResultsError, match=r"test\.csv, line 2: logit 'inf'"):
         read_run_folders([tmp_path])
 
 

@@ -9,10 +9,13 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,7 @@ TEST_COLUMNS = ("id", "logit")
 HELD = "another training is running there"
 
 Logits = NDArray[np.float32]
+Cell = TypeVar("Cell")
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,12 @@ class RunFiles:
         ResultsError
             If they cannot be read.
         """
-        cells = read_columns(self.held_out, HELD_OUT_COLUMNS)
-        labels, groups, logits = (read_numbers(self.held_out, name, cells[name]) for name in HELD_OUT_COLUMNS[1:])
-        return labels.astype(np.uint8), groups.astype(np.int64), logits.astype(np.float32)
+        path, cells = self.held_out, read_columns(self.held_out, HELD_OUT_COLUMNS)
+        return (
+            read_labels(path, cells["label"]),
+            read_integers(path, "group", cells["group"]),
+            read_numbers(path, "logit", cells["logit"]).astype(np.float32),
+        )
 
 
 def key_of(identity: dict[str, Any]) -> str:
@@ -152,13 +159,65 @@ def read_numbers(path: Path, column: str, values: Sequence[str]) -> NDArray[np.f
     Raises
     ------
     ResultsError
-        If one is no finite number; the text names file, column, line and value.
+        If one is no finite number; the text names file, line, column and value.
     """
+    return np.array(_read_cells(path, column, values, _finite, "finite numbers"), np.float64)
+
+
+def read_integers(path: Path, column: str, values: Sequence[str]) -> NDArray[np.int64]:
+    """Return a column's cells, such as `70` or `70.0`, as integers, of shape (n,).
+
+    Raises
+    ------
+    ResultsError
+        If one is no integer of 64 bits; the text names file, line, column and value.
+    """
+    return np.array(_read_cells(path, column, values, _integer, "integers of 64 bits"), np.int64)
+
+
+def read_labels(path: Path, values: Sequence[str]) -> NDArray[np.uint8]:
+    """Return the cells of the column `label`, of shape (n,).
+
+    Raises
+    ------
+    ResultsError
+        If one is neither 0 nor 1; the text names file, line and value.
+    """
+    return np.array(_read_cells(path, "label", values, _label, "labels 0 and 1"), np.uint8)
+
+
+def _read_cells(path: Path, column: str, values: Sequence[str], read: Callable[[str], Cell], legal: str) -> list[Cell]:
+    """Return what `read`, which raises ValueError where a cell is not legal, makes of a column's cells."""
+    found = []
+    for line, value in enumerate(values, 2):
+        try:
+            found.append(read(value))
+        except ValueError as error:
+            raise ResultsError(f"{path}, line {line}: {column} {reprlib.repr(value)}; legal: {legal}") from error
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _integer(text: str) -> int:
+    # Not by way of a float, which has 53 bits: numbers of clusters would become one.
     try:
-        numbers = np.array(values, np.float64)
-    except (ValueError, TypeError) as error:
-        raise ResultsError(f"{path}: {column}: {error}; legal: numbers") from error
-    if not np.isfinite(numbers).all():
-        line = int(np.flatnonzero(~np.isfinite(numbers))[0])
-        raise ResultsError(f"{path}, line {line + 2}: {column} {values[line]}; legal: finite numbers")
-    return numbers
+        value = Decimal(text)
+    except InvalidOperation as error:
+        raise ValueError from error
+    bounds = np.iinfo(np.int64)
+    if not (value.is_finite() and bounds.min <= value <= bounds.max and value == value.to_integral_value()):
+        raise ValueError
+    return int(value)
+
+
+def _label(text: str) -> int:
+    value = _integer(text)
+    if value not in (0, 1):
+        raise ValueError
+    return value

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from hemoscan.card import MODEL_NAMES
 from hemoscan.errors import ResultsError
 from hemoscan.trainer.experiments import Recipe, pixels_shown
-from hemoscan.trainer.records import CLUSTER, HELD_OUT_COLUMNS, TEST_COLUMNS, read_columns, read_numbers
+from hemoscan.trainer.records import (
+    CLUSTER,
+    HELD_OUT_COLUMNS,
+    TEST_COLUMNS,
+    read_columns,
+    read_integers,
+    read_labels,
+    read_numbers,
+)
 from hemoscan.trainer.splits import VALIDATION
 
 RECORD_NAME = re.compile(rf"({'|'.join(MODEL_NAMES)})\.({VALIDATION}|fold\d+of\d+)\.json")
@@ -204,13 +212,13 @@ def _read_run(path: Path) -> Run:
         raise ResultsError(f"{path}: not a training's record: {type(error).__name__}: {error}") from error
     scores = path.with_suffix(".csv")
     columns = read_columns(scores, HELD_OUT_COLUMNS, (CLUSTER,))
-    labels = read_numbers(scores, "label", columns["label"])
+    labels = read_labels(scores, columns["label"])
     if set(labels.tolist()) != {0, 1} or len(labels) != record["n"] or labels.sum() != record["positives"]:
         raise ResultsError(
-            f"{scores}: {len(labels)} slices, {labels.sum():g} positive; legal: labels 0 and 1, both, and as in "
+            f"{scores}: {len(labels)} slices, {labels.sum()} positive; legal: labels 0 and 1, both, and as in "
             f"{path.name}, {record['n']} slices, {record['positives']} positive"
         )
-    clusters = read_numbers(scores, CLUSTER, columns[CLUSTER]).astype(np.int64) if CLUSTER in columns else None
+    clusters = read_integers(scores, CLUSTER, columns[CLUSTER]) if CLUSTER in columns else None
     test = path.with_suffix(".test.csv")
     tested = read_columns(test, TEST_COLUMNS) if test.exists() else {"id": [], "logit": []}
     return Run(
@@ -219,8 +227,8 @@ def _read_run(path: Path) -> Run:
         fold=fold,
         record=record,
         ids=tuple(columns["id"]),
-        labels=labels.astype(np.uint8),
-        groups=read_numbers(scores, "group", columns["group"]).astype(np.int64),
+        labels=labels,
+        groups=read_integers(scores, "group", columns["group"]),
         clusters=clusters,
         logits=read_numbers(scores, "logit", columns["logit"]),
         test_ids=tuple(tested["id"]),
