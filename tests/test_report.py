@@ -587,3 +587,13 @@ def test_what_differs_is_counted_from_the_runs(here: Path):
         "nobody can\n  recompute them",
     ):
         assert expected in text
+
+
+def test_a_malformed_record_is_told_before_anything_is_written(here: Path, pictures: None):
+    drawn_run(here / "run", "densenet-base", test_logits=[0.0, 1.0])
+    drawn_run(here / "run", "densenet-bias", test_logits=[0.0, 1.0], trained_on={"slices": "x"})
+    before = set(here.rglob("*"))
+    result = invoke("run", "-o", "docs/experiments.md")
+    assert isinstance(result.exception, ResultsError)
+    assert "run/densenet-bias.validation.json" in str(result.exception)
+    assert set(here.rglob("*")) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,10 +209,10 @@ COLUMNS = "id,label,group,logit"
     [
         pytest.param(lambda path: path.write_text("{", encoding="utf-8"), "not a training's record", id="no JSON"),
         pytest.param(lambda path: path.write_text("[]", encoding="utf-8"), "not a training's record", id="a list"),
-        pytest.param(_without("epochs"), "KeyError: 'epochs'", id="a key lacks"),
-        pytest.param(_without("history"), "KeyError: 'history'", id="no history"),
-        pytest.param(_change(split="fold0of2"), "split 'fold0of2'; legal", id="fold 0"),
-        pytest.param(_change(experiment="vgg"), "experiment 'vgg'; legal: densenet-base", id="unknown experiment"),
+        pytest.param(_without("epochs"), "epochs is missing", id="a key lacks"),
+        pytest.param(_without("history"), "history is missing", id="no history"),
+        pytest.param(_change(split="fold0of2"), "split 'fold0of2'; legal: validation, as in", id="fold 0"),
+        pytest.param(_change(experiment="vgg"), "experiment 'vgg'; legal: densenet-bias, as in", id="vgg"),
         pytest.param(_change(n=3), "2 slices, 1 positive; legal.*3 slices", id="rows lack"),
         pytest.param(_change(positives=2), "2 slices, 1 positive; legal.*2 positive", id="other labels"),
         pytest.param(lambda path: path.with_suffix(".csv").unlink(), "cannot be read", id="no scores"),
@@ -239,6 +240,87 @@ def test_what_is_malformed_is_refused_with_its_file(tmp_path: Path, break_it: Ca
     with pytest.raises(ResultsError, match=message) as caught:
         read_run_folders([tmp_path])
     assert str(path.with_suffix("")) in str(caught.value)
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"format": 2}, "format 2; legal: 1"),
+        ({"experiment": "resnet-base"}, "experiment 'resnet-base'; legal: densenet-bias, as in the file's name"),
+        ({"split": "fold1of2"}, "split 'fold1of2'; legal: validation, as in the file's name"),
+        ({"recipe": "../../x"}, "recipe '../../x'; legal: 1 to 64 of A-Z"),
+        ({"recipe": "a\0b"}, r"recipe 'a\\x00b'; legal: 1 to 64 of A-Z"),
+        ({"input": 5}, "input 5; legal: 1 to 64 of A-Z"),
+        ({"data": "\udcff"}, r"data '\\udcff'; legal: a text without lone surrogates"),
+        ({"init": None}, "init None; legal: a text"),
+        ({"epochs": -3}, "epochs -3; legal: a whole number, 1 to 1,000,000"),
+        ({"epochs": float("inf")}, "epochs inf; legal: a whole number"),
+        ({"epochs": True}, "epochs True; legal: a whole number"),
+        ({"sizes": [[float("inf"), 7]]}, r"sizes \[\[inf, 7\]\]; legal: pairs of pixels"),
+        ({"sizes": 5}, "sizes 5; legal: pairs of pixels"),
+        ({"limit": float("inf")}, "limit inf; legal: a whole number"),
+        ({"seed": float("inf")}, "seed inf; legal: a whole number"),
+        ({"batch_size": HUGE}, "batch_size 1000.*000; legal: a whole number, 2 to 1,000,000"),
+        ({"negatives": HUGE}, "negatives 1000.*000; legal: above 0 up to 1"),
+        ({"negatives": float("nan")}, "negatives nan; legal: above 0 up to 1"),
+        ({"learning_rate": HUGE}, "learning_rate 1000.*000; legal: above 0, finite"),
+        ({"learning_rate": "x"}, "learning_rate 'x'; legal: above 0, finite"),
+        ({"seconds": "x"}, "seconds 'x'; legal: 0 to"),
+        ({"seconds": None}, "seconds None; legal: 0 to"),
+        ({"seconds": HUGE}, "seconds 1000.*000; legal: 0 to"),
+        ({"machine": {"cores": "x"}}, "machine.cores 'x'; legal: a whole number"),
+        ({"left_out": [1]}, r"left_out \[1\]; legal: a list of texts"),
+        ({"groups": {"0": 5}}, "groups {'0': 5}; legal: an object of texts"),
+        ({"trained_on": {"positives": 1}}, "trained_on.slices is missing"),
+        ({"trained_on": 5}, "trained_on 5; legal: an object"),
+        ({"trained_on": {"slices": "x"}}, "trained_on.slices 'x'; legal: a whole number"),
+        ({"history": 5}, "history 5; legal: a list of one or more"),
+        ({"history": []}, r"history \[\]; legal: a list of one or more"),
+        ({"history": [{"size": 224, "loss": 1}]}, r"history\[0\].epoch is missing"),
+        ({"history": [{"epoch": "1", "size": 224, "loss": 1}]}, r"history\[0\].epoch '1'; legal: a whole number"),
+        ({"history": [{"epoch": 1, "size": float("inf"), "loss": 1}]}, r"history\[0\].size inf; legal: a whole"),
+        ({"history": [{"epoch": 1, "size": 224, "loss": "x"}]}, r"history\[0\].loss 'x'; legal: a finite number"),
+        ({"history": [{"epoch": 1, "size": 224, "loss": HUGE}]}, r"history\[0\].loss 1000.*000; legal: a finite"),
+        (
+            {"history": [{"epoch": 1, "size": 224, "loss": 1, "validation": 5}]},
+            r"history\[0\].validation 5; legal: an object",
+        ),
+    ],
+    ids=lambda value: reprlib.repr(value) if isinstance(value, dict) else "",
+)
+def test_what_a_record_may_not_hold_is_refused_with_key_and_value(
+    tmp_path: Path, changed: dict[str, object], message: str
+):
+    path = drawn_run(tmp_path)
+    _change(**changed)(path)
+    with pytest.raises(ResultsError, match=message) as caught:
+        read_run_folders([tmp_path])
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 200
+
+
+def test_a_record_too_deep_to_be_read_is_refused(tmp_path: Path):
+    path = drawn_run(tmp_path)
+    path.write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(ResultsError, match="not a training's record: maximum recursion depth"):
+        read_run_folders([tmp_path])
+
+
+@pytest.mark.parametrize("split", ["fold4of3", "fold0of3", "fold01of3"])
+def test_folds_beyond_their_number_are_refused(tmp_path: Path, split: str):
+    drawn_run(tmp_path, split=split)
+    with pytest.raises(ResultsError, match=f"split {split}; legal: validation, or fold1ofK to foldKofK"):
+        read_run_folders([tmp_path])
+
+
+def test_records_of_weights_that_were_scored_anew_lack_their_losses(tmp_path: Path):
+    history = [{"epoch": 4, "size": 224, "loss": float("nan"), "validation": {}}]
+    drawn_run(tmp_path, history=history, limit=None, trained_on={}, machine={})
+    (found,) = read_run_folders([tmp_path])
+    assert found.setting.limit == 0
 
 
 def test_integers_are_read_as_they_are_written(tmp_path: Path):

@@ -184,7 +184,7 @@ def _training_row(row: Row) -> list[str]:
         _trained_on(records),
         _held_out(row.figures),
         str(setting.seed),
-        f"{sum(float(record['seconds']) for record in records) / 60:.0f}",
+        f"{sum(record['seconds'] for record in records) / 60:.0f}",
     ]
 
 
@@ -196,19 +196,18 @@ def _held_out(figures: Figures) -> str:
 
 def _trained_on(records: Sequence[Mapping[str, Any]]) -> str:
     """Return how many slices each training learned from; folds may differ a little."""
-    found = [int(record["trained_on"]["slices"]) for record in records if "trained_on" in record]
+    found = [record["trained_on"]["slices"] for record in records if record.get("trained_on")]
     if not found:
         return "not recorded"
     return " to ".join(f"{count:,}" for count in sorted({min(found), max(found)}))
 
 
 def _device(record: Mapping[str, Any]) -> str:
-    machine = record["machine"] if isinstance(record["machine"], Mapping) else {}
-    words = [str(record["device"]), str(record["precision"])]
+    machine, words = record["machine"], [record["device"], record["precision"]]
     if machine.get("accelerator"):
-        words.append(str(machine["accelerator"]))
+        words.append(machine["accelerator"])
     elif machine.get("processor"):
-        cores = machine.get("cores", "?")
+        cores = machine.get("cores") or "?"
         words.append(f"{machine['processor']}, {cores} core{'s' * (cores != 1)}")
     return ", ".join(words)
 

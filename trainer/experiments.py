@@ -10,6 +10,8 @@ from typing import Any
 from hemoscan.card import ARCHITECTURES, INPUTS, MODEL_NAMES, InputSpec
 
 WARM_UP = 0.15
+MOST = 1_000_000
+"""Epochs of a training, and slices of a batch."""
 PARTS = ("geometry", "hu", "crop", "alignment")
 """What a recipe can leave out: the two halves of the augmentation, the two steps beyond the window of input `head`."""
 

@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 
 from hemoscan.errors import ResultsError, TrainingError
 from hemoscan.outputs import write_atomically
+from hemoscan.trainer.legal import Legal
 from hemoscan.trainer.splits import Slices, Split
 
 RECORD_FORMAT = 1
+FORMAT = Legal(str(RECORD_FORMAT), lambda value: type(value) is int and value == RECORD_FORMAT)
 HELD_OUT_COLUMNS = ("id", "label", "group", "logit")
 CLUSTER = "cluster"
 """The last column of the held-out slices, a number that says nothing of a patient; run folders of before lack it."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +16,11 @@ from numpy.typing import NDArray
 
 from hemoscan.card import MODEL_NAMES
 from hemoscan.errors import ResultsError
-from hemoscan.trainer.experiments import Recipe, pixels_shown
+from hemoscan.trainer.experiments import MOST, Recipe, pixels_shown
+from hemoscan.trainer.legal import FLAG, SHARE, TEXT, Legal, Maybe, Schema, check, is_text, number, whole
 from hemoscan.trainer.records import (
     CLUSTER,
+    FORMAT,
     HELD_OUT_COLUMNS,
     TEST_COLUMNS,
     read_columns,
@@ -27,7 +31,65 @@ from hemoscan.trainer.records import (
 from hemoscan.trainer.splits import VALIDATION
 
 RECORD_NAME = re.compile(rf"({'|'.join(MODEL_NAMES)})\.({VALIDATION}|fold\d+of\d+)\.json")
-FOLD = re.compile(r"fold([1-9]\d*)of([1-9]\d*)")
+FOLD = re.compile(r"fold([1-9][0-9]*)of([1-9][0-9]*)")
+
+PIXELS, EPOCHS = whole(32, 1024), whole(1, MOST)
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and PIXELS.fits(pair[0]) and EPOCHS.fits(pair[1]) for pair in value
+    )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", value))
+
+
+NAME = Legal("1 to 64 of A-Z a-z 0-9 _ . -", _is_name)  # recipe and input are parts of the names of pictures
+RECORD: Schema = {
+    "format": FORMAT,
+    "experiment": TEXT,
+    "split": TEXT,
+    "n": whole(2, 10**9),
+    "positives": whole(1, 10**9),
+    "recipe": NAME,
+    "input": NAME,
+    "data": TEXT,
+    "init": TEXT,
+    "reweigh_groups": FLAG,
+    "epochs": EPOCHS,
+    "sizes": Legal("pairs of pixels, 32 to 1,024, and epochs, 1 to 1,000,000", _are_sizes),
+    "seed": whole(0, 2**31 - 1),
+    "device": TEXT,
+    "precision": TEXT,
+    "machine": {"accelerator": Maybe(TEXT), "processor": Maybe(TEXT), "cores": Maybe(whole(1, MOST))},
+    "seconds": number("0 to 1,000,000,000", lambda value: 0 <= value <= 1e9),
+    "history": [
+        {
+            "epoch": EPOCHS,
+            "size": PIXELS,
+            # Of weights that were scored anew no loss is known.
+            "loss": number("a finite number, or NaN", lambda value: math.isnan(value) or abs(value) < math.inf),
+            "validation": Maybe({"auc": SHARE}),
+        }
+    ],
+    # Records of earlier versions lack some of these.
+    "limit": Maybe(whole(1, 2**63 - 1)),
+    "negatives": Maybe(number("above 0 up to 1", lambda value: 0 < value <= 1)),
+    "ema": Maybe(number("0 or more, below 1", lambda value: 0 <= value < 1)),
+    "learning_rate": Maybe(number("above 0, finite", lambda value: 0 < value < math.inf)),
+    "batch_size": Maybe(whole(2, MOST)),
+    "weight_decay": Maybe(number("0 or more, finite", lambda value: 0 <= value < math.inf)),
+    "one_cycle": Maybe(FLAG),
+    "augment": Maybe(FLAG),
+    "left_out": Maybe(Legal("a list of texts", lambda value: isinstance(value, list) and all(map(is_text, value)))),
+    "trained_on": Maybe({"slices": whole(1, 10**9)}),
+    "groups": Maybe(
+        Legal("an object of texts", lambda value: isinstance(value, dict) and all(map(is_text, value.values())))
+    ),
+}
+"""What of a record is used here."""
 
 
 @dataclass(frozen=True, order=True)
@@ -207,9 +269,10 @@ def _read_run_folder(folder: Path) -> Iterable[Run]:
 def _read_run(path: Path) -> Run:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        setting, fold = _setting(record)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ResultsError(f"{path}: not a training's record: {type(error).__name__}: {error}") from error
+        check(record, RECORD)
+        setting, fold = _setting(record, path.name)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ResultsError(f"{path}: not a training's record: {error}") from error
     scores = path.with_suffix(".csv")
     columns = read_columns(scores, HELD_OUT_COLUMNS, (CLUSTER,))
     labels = read_labels(scores, columns["label"])
@@ -236,39 +299,39 @@ def _read_run(path: Path) -> Run:
     )
 
 
-def _setting(record: Mapping[str, Any]) -> tuple[Setting, int]:
-    """Return setting and fold; what does not fit raises the builtin errors that `_read_run` wraps."""
+def _setting(record: Mapping[str, Any], name: str) -> tuple[Setting, int]:
+    """Return setting and fold of a checked record in a file of this name, which fits `RECORD_NAME`."""
+    experiment, split, _ = name.split(".")
+    for key, expected in (("experiment", experiment), ("split", split)):
+        if record[key] != expected:
+            raise ValueError(f"{key} {reprlib.repr(record[key])}; legal: {expected}, as in the file's name")
     fold, folds = 0, 0
-    if record["split"] != VALIDATION:
-        match = FOLD.fullmatch(record["split"])
-        if match is None:
-            raise ValueError(f"split {record['split']!r}; legal: {VALIDATION}, fold1of5")
-        fold, folds = int(match[1]), int(match[2])
-    if record["experiment"] not in MODEL_NAMES:
-        raise ValueError(f"experiment {record['experiment']!r}; legal: {', '.join(MODEL_NAMES)}")
+    if split != VALIDATION:
+        match = FOLD.fullmatch(split)
+        fold, folds = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not 1 <= fold <= folds:
+            raise ValueError(f"split {split}; legal: {VALIDATION}, or fold1ofK to foldKofK")
     setting = Setting(
-        recipe=str(record["recipe"]),
-        input=str(record["input"]),
-        experiment=record["experiment"],
+        recipe=record["recipe"],
+        input=record["input"],
+        experiment=experiment,
         folds=folds,
-        init=str(record["init"]),
-        reweigh_groups=bool(record["reweigh_groups"]),
-        epochs=int(record["epochs"]),
-        sizes=tuple((int(pixels), int(epochs)) for pixels, epochs in record["sizes"]),
-        size=int(record["history"][-1]["size"]),
-        # Records of earlier versions lack some of these.
-        limit=int(record.get("limit") or 0),
-        negatives=float(record.get("negatives", 1)),
-        ema=float(record.get("ema", 0)),
-        learning_rate=float(record.get("learning_rate", Recipe.learning_rate)),
-        batch_size=int(record.get("batch_size", Recipe.batch_size)),
-        weight_decay=float(record.get("weight_decay", 0)),
-        one_cycle=bool(record.get("one_cycle", False)),
-        augment=bool(record.get("augment", False)),
-        left_out=tuple(map(str, record.get("left_out", ()))),
-        seed=int(record["seed"]),
-        data=str(record["data"]),
+        init=record["init"],
+        reweigh_groups=record["reweigh_groups"],
+        epochs=record["epochs"],
+        sizes=tuple((pixels, epochs) for pixels, epochs in record["sizes"]),
+        size=record["history"][-1]["size"],
+        # What an earlier version did not write is as if it was null.
+        limit=record.get("limit") or 0,
+        negatives=float(record.get("negatives") or 1),
+        ema=float(record.get("ema") or 0),
+        learning_rate=float(record.get("learning_rate") or Recipe.learning_rate),
+        batch_size=record.get("batch_size") or Recipe.batch_size,
+        weight_decay=float(record.get("weight_decay") or 0),
+        one_cycle=record.get("one_cycle") or False,
+        augment=record.get("augment") or False,
+        left_out=tuple(record.get("left_out") or ()),
+        seed=record["seed"],
+        data=record["data"],
     )
-    for key in ("n", "positives", "seconds", "device", "precision", "machine", "history"):
-        record[key]
     return setting, fold
