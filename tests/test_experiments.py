@@ -63,13 +63,17 @@ def test_the_defaults_are_the_reports():
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"epochs": 0}, "legal: 1 epoch or more"),
-        ({"batch_size": 1}, "legal: .*batch size of 2 or more"),
-        ({"learning_rate": 0.0}, "legal: .*learning rate above 0"),
-        ({"learning_rate": -1e-3}, "legal: .*learning rate above 0"),
-        ({"learning_rate": float("nan")}, "legal: .*learning rate above 0"),
-        ({"learning_rate": float("inf")}, "legal: .*learning rate above 0"),
-        ({"ema": 1.0}, "legal: 0 or more, below 1"),
+        ({"epochs": 0}, "epochs 0; legal: 1 to 1,000,000"),
+        ({"epochs": 1_000_001}, "epochs 1000001; legal: 1 to 1,000,000"),
+        ({"batch_size": 1}, "batch size 1; legal: 2 to 1,000,000"),
+        ({"batch_size": 10**30}, "batch size 10*; legal: 2 to 1,000,000"),
+        ({"learning_rate": 0.0}, "learning rate 0.0; legal: above 0, finite"),
+        ({"learning_rate": -1e-3}, "learning rate -0.001; legal: above 0"),
+        ({"learning_rate": float("nan")}, "learning rate nan; legal: above 0"),
+        ({"learning_rate": float("inf")}, "learning rate inf; legal: above 0"),
+        ({"negatives": float("nan")}, "negatives nan; legal: above 0 up to 1"),
+        ({"weight_decay": float("nan")}, "weight decay nan; legal: 0 or more, finite"),
+        ({"ema": 1.0}, "ema 1.0; legal: 0 or more, below 1"),
         ({"left_out": ("bone",)}, "legal: geometry, hu, crop, alignment"),
         ({"input": "bone"}, "input 'bone'; legal: brain, raw"),
         ({"epochs": 3, "sizes": ((128, 1), (224, 1))}, "sizes 128:1,224:1 do not add up to 3 epochs"),
@@ -128,7 +132,24 @@ def test_sizes_are_read(text: str, pairs: tuple[tuple[int, int], ...]):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "112", "112:", ":3", "112:3,", "112:3:1", "a:b", "-112:3", "112:0", "31:1", "1025:1", "1e2:1", "²:1"]
+    "text",
+    [
+        "",
+        "112",
+        "112:",
+        ":3",
+        "112:3,",
+        "112:3:1",
+        "a:b",
+        "-112:3",
+        "112:0",
+        "31:1",
+        "1025:1",
+        "1e2:1",
+        "²:1",
+        "32:1000001",
+        "32:" + "9" * 5000,
+    ],
 )
 def test_sizes_in_another_form_are_refused_with_the_legal_one(text: str):
     with pytest.raises(ValueError, match="legal: "):

@@ -509,6 +509,13 @@ def test_what_cannot_start_is_refused(
     assert not list(run_folder.iterdir())
 
 
+def test_an_epoch_without_a_batch_is_refused(run_folder: Path):
+    negatives, positives = (np.flatnonzero(TRAINING.labels == label) for label in (0, 1))
+    few = TRAINING.take(np.append(negatives[:5], positives[:1]))
+    with pytest.raises(TrainingError, match=r"epoch 1: no batch has 2 of the 6 training slices; legal: .*--negatives"):
+        train(Experiment("densenet-base"), recipe_of(negatives=1e-9), (few, VALIDATION), run_folder, CPU)
+
+
 @pytest.fixture(scope="module")
 def network() -> Classifier:
     with torch.random.fork_rng():

@@ -33,7 +33,8 @@ from hemoscan.trainer import command
 from hemoscan.trainer.data import load_splits
 from hemoscan.trainer.metrics import at_threshold, measure, probabilities
 from hemoscan.trainer.parallel import Processes
-from hemoscan.trainer.splits import Slices
+from hemoscan.trainer.records import RunFiles
+from hemoscan.trainer.splits import Slices, Split
 from hemoscan.trainer.train import predict
 
 NAME = "densenet-bias"
@@ -42,6 +43,27 @@ EPOCHS = 4
 TRAINING = make_rows([0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0], FIRST_TRAINING_ID)
 VALIDATION = make_rows([1, 0, 0, 1, 1, 0, 0, 1], FIRST_VALIDATION_ID)
 TEST = make_rows([1, 0, 0], FIRST_TEST_ID)
+AT_THRESHOLD = {
+    **dict.fromkeys(("true_positives", "false_positives", "false_negatives", "true_negatives"), 2),
+    **dict.fromkeys(("accuracy", "precision", "recall", "f1"), 0.5),
+}
+WHOLE_RECORD = {
+    "format": 1,
+    "key": "k",
+    "sha256": "s",
+    "history": [{"size": 32}],
+    "metrics": {
+        "n": 8,
+        "positives": 4,
+        "auc": 0.5,
+        "average_precision": 0.5,
+        "auc_group_balanced": None,
+        "auc_within_groups": {"70": 0.5},
+        "at_0.5": AT_THRESHOLD,
+        "at_cross_fitted_threshold": None,
+        "threshold": 0.5,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -291,6 +313,7 @@ def test_without_its_checkpoint_a_finished_training_is_known_by_its_record(run: 
     ("lost", "damaged"),
     [
         ("runs/{STEM}.csv", False),
+        ("runs/{STEM}.csv", True),
         ("runs/{STEM}.test.csv", False),
         ("runs/{STEM}.json", False),
         ("weights/{NAME}.json", False),
@@ -361,12 +384,82 @@ def test_without_the_test_no_stale_scores_of_it_stay(run: Run, copied: Path):
     assert not (copied / "runs" / f"{STEM}.test.csv").exists()
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 99}'])
-def test_a_file_that_is_no_record_is_refused_by_name(run: Run, copied: Path, content: str):
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "Expecting value"),
+        ("{}", "format is missing"),
+        ("[]", "[]; legal: an object"),
+        ('{"format": 99}', "format 99; legal: 1"),
+        ("[" * 200_000, "maximum recursion depth"),
+    ],
+    ids=["empty", "no keys", "a list", "format 99", "deep"],
+)
+def test_a_file_that_is_no_record_is_refused_by_name(run: Run, copied: Path, content: str, named: str):
     (copied / "runs" / f"{STEM}.json").write_text(content, encoding="utf-8")
     again = invoke(options_of(run.data, copied))
     assert isinstance(again.exception, TrainingError)
     assert f"{STEM}.json: not the record of a training" in str(again.exception)
+    assert named in str(again.exception)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("key", None, "key None; legal: a text"),
+        ("sha256", 5, "sha256 5; legal: a text"),
+        ("history", 5, "history 5; legal: a list of one or more"),
+        ("history", [{"size": "32"}], "history[0].size '32'; legal: a whole number, 32 to 1,024"),
+        ("metrics", 5, "metrics 5; legal: an object"),
+        ("metrics", {"n": 8}, "metrics.positives is missing"),
+    ],
+)
+def test_a_record_that_lacks_what_is_used_of_it_is_refused_with_the_key(
+    tmp_path: Path, key: str, value: object, named: str
+):
+    files = RunFiles(tmp_path, STEM)
+    files.record.write_text(json.dumps({**WHOLE_RECORD, key: value}), encoding="utf-8")
+    with pytest.raises(
+        TrainingError, match=rf"{re.escape(STEM)}\.json: not the record of a training.*{re.escape(named)}"
+    ):
+        files.read()
+    files.record.write_text(json.dumps(WHOLE_RECORD), encoding="utf-8")
+    assert files.read() == WHOLE_RECORD
+
+
+HELD_OUT = Split(
+    ("a", "b"), np.zeros((2, 2, 2), np.uint8), np.array([0, 1], np.uint8), np.array([70, 70]), np.array([0, 1])
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "fits"),
+    [
+        (["a,0,70,1.5,0", "b,1,70.0,2,1"], True),
+        ([], False),
+        (["a,0,70,1.5,0"], False),
+        (["a,0,70,1.5,0", "b,300,70,2,1"], False),
+        (["a,0,70,1.5,0", "b,-1,70,2,1"], False),
+        (["a,0,70,1.5,0", "b,0.9,70,2,1"], False),
+        (["a,0,70,1.5,0", "b,0,70,2,1"], False),
+        (["a,0,70,1.5,0", "b,1,80,2,1"], False),
+        (["a,0,70,1.5,0", "b,1,70,2"], False),
+    ],
+    ids=["whole", "emptied", "cut", "300", "-1", "0.9", "another label", "another group", "cut in a row"],
+)
+def test_held_out_slices_that_are_not_those_of_the_training_are_damaged(tmp_path: Path, rows: list[str], fits: bool):
+    files = RunFiles(tmp_path, STEM)
+    files.held_out.write_text("\n".join(["id,label,group,logit,cluster", *rows]), encoding="utf-8")
+    assert files.damaged(HELD_OUT, None) == [f"{STEM}.csv"] * (not fits)
+
+
+def test_scores_of_other_test_slices_are_damaged(tmp_path: Path):
+    files, test = RunFiles(tmp_path, STEM), Slices(("c", "d"), np.zeros((2, 2, 2), np.uint8))
+    files.held_out.write_text("id,label,group,logit\na,0,70,1\nb,1,70,2\n", encoding="utf-8")
+    files.test.write_text("id,logit\nc,1\nd,2\n", encoding="utf-8")
+    assert files.damaged(HELD_OUT, test) == []
+    files.test.write_text("id,logit\nc,1\n", encoding="utf-8")
+    assert files.damaged(HELD_OUT, test) == [f"{STEM}.test.csv"]
 
 
 def test_what_killed_runs_left_half_written_is_removed(run: Run, copied: Path):
@@ -408,6 +501,9 @@ def test_a_second_run_in_the_same_folder_fails_with_a_message(data: Path, tmp_pa
         ({"seed": "-1"}, "--seed"),
         ({"limit": "1"}, "--limit"),
         ({"epochs": "0"}, "--epochs"),
+        ({"epochs": "1000001"}, "--epochs"),
+        ({"batch_size": "9" * 30}, "--batch-size"),
+        ({"limit": "9" * 30}, "--limit"),
         ({"folds": "1"}, "--folds"),
         ({"recipe": "secret"}, "--recipe"),
         ({"device": "abacus"}, "'abacus'; legal: auto, cpu"),

@@ -56,7 +56,7 @@ from hemoscan.console import device_option, png_window_option
     show_default=True,
     help="Give every site's slices the same share of positives.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="[default: 7, strong: 9]")
+@click.option("--epochs", type=click.IntRange(1, 1_000_000), help="[default: 7, strong: 9]")
 @click.option(
     "--negatives",
     type=click.FloatRange(0, 1, min_open=True),
@@ -69,7 +69,7 @@ from hemoscan.console import device_option, png_window_option
     metavar="PIXELS:EPOCHS,...",
     help="Train the first epochs at fewer pixels, such as 112:3,224:1; they add up to --epochs, if given.",
 )
-@click.option("--batch-size", type=click.IntRange(2), default=32, show_default=True)
+@click.option("--batch-size", type=click.IntRange(2, 1_000_000), default=32, show_default=True)
 @click.option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
@@ -125,7 +125,9 @@ from hemoscan.console import device_option, png_window_option
     show_default=True,
     help="Score the data set's test images, too, as far as they are there.",
 )
-@click.option("--limit", type=click.IntRange(2), help="Only the first so many slices of each split: for a trial.")
+@click.option(
+    "--limit", type=click.IntRange(2, 10**9), help="Only the first so many slices of each split: for a trial."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
 def train(**options: Any) -> None:
     """Train the report's experiments and write weights, cards, records and logits.

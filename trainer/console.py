@@ -11,15 +11,15 @@ from tqdm import tqdm
 
 def format_metrics(name: str, split: str, metrics: dict[str, Any]) -> str:
     """Return the figures of one model on a split as a table of at most 80 columns."""
-    balanced = metrics["auc_group_balanced"]
+    balanced = metrics.get("auc_group_balanced")
     lines = [
         f"{name} on {metrics['n']} {split} slices, {metrics['positives']} positive",
         f"  AUC {metrics['auc']:.4f}   AP {metrics['average_precision']:.4f}   "
         f"AUC with groups balanced {'-: a single group' if balanced is None else format(balanced, '.4f')}",
     ]
     for title, key in (("at 0.5", "at_0.5"), ("cross-fitted", "at_cross_fitted_threshold")):
-        found = metrics[key]
-        if found is None:
+        found = metrics.get(key)
+        if not found:
             lines.append(f"  {title:<13}-: positives of one cluster alone")
             continue
         lines.append(

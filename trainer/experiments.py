@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from hemoscan.card import ARCHITECTURES, INPUTS, MODEL_NAMES, InputSpec
 WARM_UP = 0.15
 MOST = 1_000_000
 """Epochs of a training, and slices of a batch."""
+PAIR = re.compile(r"\s*(\d{1,9})\s*:\s*(\d{1,9})\s*")
 PARTS = ("geometry", "hu", "crop", "alignment")
 """What a recipe can leave out: the two halves of the augmentation, the two steps beyond the window of input `head`."""
 
@@ -107,18 +109,22 @@ class Recipe:
     """Pairs (pixels, epochs): the first epochs at fewer pixels. Empty: all at the input's full size."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or not 0 < self.learning_rate < math.inf:
-            raise ValueError("legal: 1 epoch or more, batch size of 2 or more, learning rate above 0, finite")
+        ranges = {
+            "epochs": (1 <= self.epochs <= MOST, f"1 to {MOST:,}"),
+            "batch_size": (2 <= self.batch_size <= MOST, f"2 to {MOST:,}"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "above 0, finite"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more, finite"),
+            "negatives": (0 < self.negatives <= 1, "above 0 up to 1"),
+            "ema": (0 <= self.ema < 1, "0 or more, below 1"),
+            "size": (32 <= self.size <= 1024, "32 to 1024 pixels"),
+        }
+        for name, (fits, legal) in ranges.items():
+            if not fits:
+                raise ValueError(f"{name.replace('_', ' ')} {getattr(self, name)}; legal: {legal}")
         if self.name not in RECIPES:
             raise ValueError(f"recipe {self.name!r}; legal: {', '.join(RECIPES)}")
-        if not 0 < self.negatives <= 1 or not 0 <= self.weight_decay < math.inf:
-            raise ValueError("legal: share of negatives above 0 up to 1, weight decay of 0 or more, finite")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"decay of the average {self.ema}; legal: 0 or more, below 1")
         if not set(self.left_out) <= set(PARTS):
             raise ValueError(f"left out {self.left_out}; legal: {', '.join(PARTS)}")
-        if not 32 <= self.size <= 1024:
-            raise ValueError(f"size {self.size}; legal: 32 to 1024 pixels")
         if self.input not in INPUTS:
             raise ValueError(f"input {self.input!r}; legal: {', '.join(INPUTS)}")
         if self.sizes and sum(epochs for _, epochs in self.sizes) != self.epochs:
@@ -195,17 +201,15 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     Raises
     ------
     ValueError
-        If the text has another form, or a size is out of 32 to 1024 pixels.
+        If the text has another form, or a number is out of its legal range.
     """
-    pairs = []
-    for part in text.split(","):
-        pixels, colon, epochs = part.partition(":")
-        if not (colon and pixels.strip().isdecimal() and epochs.strip().isdecimal()):
-            raise ValueError(f"sizes {text!r}; legal: PIXELS:EPOCHS,… such as 128:4,224:1")
-        pairs.append((int(pixels), int(epochs)))
-    if any(not 32 <= pixels <= 1024 or epochs < 1 for pixels, epochs in pairs):
-        raise ValueError(f"sizes {text!r}; legal: 32 to 1024 pixels, 1 epoch or more")
-    return tuple(pairs)
+    matches = [PAIR.fullmatch(part) for part in text.split(",")]
+    pairs = tuple((int(match[1]), int(match[2])) for match in matches if match)
+    if len(pairs) < len(matches):
+        raise ValueError(f"sizes {text!r}; legal: PIXELS:EPOCHS,… such as 128:4,224:1")
+    if any(not 32 <= pixels <= 1024 or not 1 <= epochs <= MOST for pixels, epochs in pairs):
+        raise ValueError(f"sizes {text!r}; legal: 32 to 1024 pixels, 1 to {MOST:,} epochs")
+    return pairs
 
 
 def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:

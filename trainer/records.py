@@ -5,6 +5,7 @@ docs/training.md describes the files; tables and plots are made from them alone.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -22,11 +23,36 @@ from numpy.typing import NDArray
 
 from hemoscan.errors import ResultsError, TrainingError
 from hemoscan.outputs import write_atomically
-from hemoscan.trainer.legal import Legal
+from hemoscan.trainer.legal import SHARE, TEXT, Legal, Maybe, Schema, check, whole
 from hemoscan.trainer.splits import Slices, Split
 
 RECORD_FORMAT = 1
 FORMAT = Legal(str(RECORD_FORMAT), lambda value: type(value) is int and value == RECORD_FORMAT)
+COUNT = whole(0, 10**9)
+AT_THRESHOLD: Schema = {
+    **dict.fromkeys(("true_positives", "false_positives", "false_negatives", "true_negatives"), COUNT),
+    **dict.fromkeys(("accuracy", "precision", "recall", "f1"), SHARE),
+}
+FINISHED: Schema = {
+    "format": FORMAT,
+    "key": TEXT,
+    "sha256": TEXT,
+    "history": [{"size": whole(32, 1024)}],
+    "metrics": {
+        "n": COUNT,
+        "positives": COUNT,
+        "auc": SHARE,
+        "average_precision": SHARE,
+        "auc_group_balanced": Maybe(SHARE),
+        "auc_within_groups": Legal(
+            "an object of 0 to 1", lambda value: isinstance(value, dict) and all(map(SHARE.fits, value.values()))
+        ),
+        "at_0.5": AT_THRESHOLD,
+        "at_cross_fitted_threshold": Maybe(AT_THRESHOLD),
+        "threshold": SHARE,
+    },
+}
+"""What `hemoscan train` uses of the record of a training that is done."""
 HELD_OUT_COLUMNS = ("id", "label", "group", "logit")
 CLUSTER = "cluster"
 """The last column of the held-out slices, a number that says nothing of a patient; run folders of before lack it."""
@@ -86,15 +112,14 @@ class RunFiles:
         Raises
         ------
         TrainingError
-            If it is none of this format.
+            If it is none of this format, or lacks what is used of it; the text names file, key, value and legal range.
         """
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
-            if record["format"] != RECORD_FORMAT:
-                raise ValueError(f"format {record['format']}; legal: {RECORD_FORMAT}")
+            check(record, FINISHED)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise TrainingError(
                 f"{self.record}: not the record of a training ({error}); remove it or name another --run-dir"
             ) from error
@@ -108,12 +133,29 @@ class RunFiles:
         ResultsError
             If they cannot be read.
         """
-        path, cells = self.held_out, read_columns(self.held_out, HELD_OUT_COLUMNS)
+        path, cells = self.held_out, read_columns(self.held_out, HELD_OUT_COLUMNS, (CLUSTER,))
+        read_integers(path, CLUSTER, cells.get(CLUSTER, []))  # the last column: a file that was cut is noticed here
         return (
             read_labels(path, cells["label"]),
             read_integers(path, "group", cells["group"]),
             read_numbers(path, "logit", cells["logit"]).astype(np.float32),
         )
+
+    def damaged(self, held_out: Split, test: Slices | None) -> list[str]:
+        """Return the names of the CSVs that are not there, cannot be read, or are not of these slices."""
+        found = [self.held_out.name] + [self.test.name] * (test is not None)
+        with contextlib.suppress(ResultsError):
+            labels, groups, _ = self.read_held_out()
+            if np.array_equal(labels, held_out.labels) and np.array_equal(groups, held_out.groups):
+                found.remove(self.held_out.name)
+        with contextlib.suppress(ResultsError):
+            if test is not None and len(self._read_test()) == len(test):
+                found.remove(self.test.name)
+        return found
+
+    def _read_test(self) -> NDArray[np.float64]:
+        """Return the test slices' logits, of shape (n,)."""
+        return read_numbers(self.test, "logit", read_columns(self.test, TEST_COLUMNS)["logit"])
 
 
 def key_of(identity: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from hemoscan.trainer.metrics import measure
 from hemoscan.trainer.parallel import Processes
 from hemoscan.trainer.publish import describe_training, publish, weights_stem
 from hemoscan.trainer.records import RunFiles, key_of
-from hemoscan.trainer.splits import DataSet, Division
+from hemoscan.trainer.splits import DataSet, Division, Split
 from hemoscan.trainer.train import Progress, Trained, checkpoint_path, identify, predict, train
 
 
@@ -90,7 +90,7 @@ class Session:
             raise TrainingError(f"{text}; remove it or name another --run-dir")
         if sizes != asked:
             return None
-        lost, replaced = self.lost(files, weights_stem(experiment, division), record)
+        lost, replaced = self.lost(files, weights_stem(experiment, division), record, division.held_out)
         if not lost + replaced:
             return record
         known = checkpoint_path(self.run_folder, experiment, division.name).is_file()
@@ -101,10 +101,9 @@ class Session:
         self.say(f"{files.stem}: {', '.join(told)}; {again}", err=True)
         return None
 
-    def lost(self, files: RunFiles, stem: str, record: dict[str, Any]) -> tuple[list[str], list[str]]:
+    def lost(self, files: RunFiles, stem: str, record: dict[str, Any], held_out: Split) -> tuple[list[str], list[str]]:
         """Return a finished training's files that are not there or damaged, and its weights if they are another's."""
-        needed = [files.held_out] + [files.test] * (self.data.test is not None)
-        names = [path.name for path in needed if not path.is_file()]
+        names = files.damaged(held_out, self.data.test)
         card = self.weights_folder / f"{stem}.json"
         try:
             model = find_model(str(card))

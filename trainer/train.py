@@ -109,7 +109,8 @@ def train(
     StartError
         If the start that the recipe names cannot be had.
     TrainingError
-        If the loss becomes non-finite (the text names the batch's ids), or the checkpoint is of another training.
+        If the loss becomes non-finite (the text names the batch's ids), an epoch has no batches, or the checkpoint is
+        of another training.
     """
     progress = progress or Progress()
     gc.collect()  # a training refers to itself: until then the one before holds its slices, and its graph's memory
@@ -200,7 +201,11 @@ class _Training:
         position = self.position
         size = self.recipe.size_of(position.epoch)
         found = epoch_batches(self.training.labels, self.recipe, position.epoch)
-        batches = [batch for batch in found if len(batch) >= 2 * self.processes.size]  # BatchNorm, as there
+        fewest = 2 * self.processes.size
+        batches = [batch for batch in found if len(batch) >= fewest]  # BatchNorm, as there
+        if not batches:
+            where = f"epoch {position.epoch + 1}: no batch has {fewest} of the {len(self.training)} training slices"
+            raise TrainingError(f"{where}; legal: more slices, or a larger share of the negatives (--negatives)")
         moved = torch.split(torch.cat(batches).to(self.device), [len(batch) for batch in batches])
         losses: list[Tensor] = []
         started = time.monotonic()

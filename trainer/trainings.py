@@ -75,7 +75,7 @@ RECORD: Schema = {
         }
     ],
     # Records of earlier versions lack some of these.
-    "limit": Maybe(whole(1, 2**63 - 1)),
+    "limit": Maybe(whole(1, 10**9)),
     "negatives": Maybe(number("above 0 up to 1", lambda value: 0 < value <= 1)),
     "ema": Maybe(number("0 or more, below 1", lambda value: 0 <= value < 1)),
     "learning_rate": Maybe(number("above 0, finite", lambda value: 0 < value < math.inf)),
