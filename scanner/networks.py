@@ -212,7 +212,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return _dequantised(safetensors.torch.load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the unpickler met
-        raise StartError(f"--init {path}: cannot be read as weights (.safetensors or .pth): {error}") from error
+        # The first clause alone: PyTorch goes on to advise what lets a file run code.
+        clause = re.split(r"\. |\n", str(error), maxsplit=1)[0]
+        reason = f"{type(error).__name__}: {clause}" if clause else type(error).__name__
+        raise StartError(f"--init {path}: cannot be read as weights (.safetensors or .pth): {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise StartError(f"--init {path}: holds no state dict (a mapping from names to tensors)")
     return state

@@ -24,6 +24,7 @@ from hemoscan.bounds import check_inflated
 from hemoscan.errors import ImageError, NotForModelError
 from hemoscan.slices import MAX_SIDE, OUT_OF_DISTRIBUTION
 from hemoscan.stretched import guess_window, is_coarse, to_hu
+from hemoscan.text import without_addresses
 
 COLOUR_TOLERANCE = 16
 HU_OFFSET_16_BIT = 1024
@@ -78,7 +79,7 @@ def _grey(content: bytes) -> tuple[NDArray[np.integer], int]:
     except (ImageError, NotForModelError):
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError and more
-        raise ImageError(f"cannot be decoded: {error}") from error
+        raise ImageError(f"cannot be decoded: {without_addresses(str(error))}") from error
 
 
 def _one_channel(image: Image.Image) -> tuple[NDArray[np.integer], int]:

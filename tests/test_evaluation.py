@@ -84,6 +84,12 @@ def test_predictive_values_by_hand():
     assert found["npv_at_0.01"][0] == pytest.approx(0.792 / (0.792 + 0.001))
 
 
+def test_prevalences_that_differ_in_a_late_digit_are_two():
+    flags, labels = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 0], np.uint8)
+    found = predictive_values(rates(flags, labels, ones(4)), (0.02, 0.0200000001))
+    assert list(found) == ["ppv_at_0.02", "npv_at_0.02", "ppv_at_0.0200000001", "npv_at_0.0200000001"]
+
+
 def test_balancing_is_that_of_the_training():
     sample = make_sample(90)
     groups = np.arange(90) % 3

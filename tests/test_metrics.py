@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
+from hemoscan.trainer.console import format_metrics
 from hemoscan.trainer.metrics import at_threshold, best_f1_threshold, cross_fitted_flags, measure, probabilities
 
 
@@ -67,14 +68,21 @@ def test_no_threshold_has_a_higher_f1_than_the_best(rows: list[tuple[int, int]])
             },
             id="by hand",
         ),
-        pytest.param([0, 0], [1, 0], {"precision": 0, "recall": 0, "f1": 0, "specificity": 1}, id="nothing flagged"),
-        pytest.param([1, 0], [0, 0], {"precision": 0, "recall": 0, "f1": 0, "specificity": 0.5}, id="no positives"),
-        pytest.param([1, 1], [1, 1], {"precision": 1, "recall": 1, "f1": 1, "specificity": 0}, id="no negatives"),
+        pytest.param([0, 0], [1, 0], {"precision": None, "recall": 0, "f1": 0, "specificity": 1}, id="nothing flagged"),
+        pytest.param([1, 0], [0, 0], {"precision": 0, "recall": None, "f1": 0, "specificity": 0.5}, id="no positives"),
+        pytest.param([1, 1], [1, 1], {"precision": 1, "recall": 1, "f1": 1, "specificity": None}, id="no negatives"),
+        pytest.param([0, 0], [0, 0], {"precision": None, "recall": None, "f1": None, "accuracy": 1}, id="neither"),
     ],
 )
 def test_confusion_and_what_follows(flags: list[int], labels: list[int], expected: dict[str, float]):
     found = at_threshold(np.array(flags, bool), np.array(labels, np.uint8))
     assert {key: found[key] for key in expected} == pytest.approx(expected)
+
+
+def test_the_precision_of_no_flags_is_printed_as_none_at_all():
+    labels, logits = np.array([1, 0, 1, 0], np.uint8), np.array([-1.0, -2, -3, -4])
+    printed = format_metrics("densenet-bias", "validation", measure(logits, labels, np.full(4, -1)))
+    assert "at 0.5       accuracy 0.5000  precision -  recall 0.0000  F1 0.0000" in printed
 
 
 def test_own_label_never_changes_own_flag():

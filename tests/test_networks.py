@@ -356,6 +356,8 @@ def test_a_file_that_is_no_start_is_refused(
     with pytest.raises(StartError) as caught:
         start_classifier("densenet121", BRAIN, str(path))
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value), "advice to let a file run code"
     assert not (tmp_path / "ran").exists()
 
 

@@ -34,7 +34,7 @@ from hemoscan.trainer.data import load_splits
 from hemoscan.trainer.metrics import at_threshold, measure, probabilities
 from hemoscan.trainer.parallel import Processes
 from hemoscan.trainer.records import RunFiles
-from hemoscan.trainer.splits import Slices, Split
+from hemoscan.trainer.splits import DataSet, LeftOut, Slices, Split
 from hemoscan.trainer.train import predict
 
 NAME = "densenet-bias"
@@ -133,7 +133,8 @@ def test_it_prints_the_cards_figures(run: Run, card: dict[str, Any]):
     assert f"AUC {metrics['auc']:.4f}" in printed
     for key in ("at_0.5", "at_cross_fitted_threshold"):
         found = metrics[key]
-        assert f"precision {found['precision']:.4f}  recall {found['recall']:.4f}  F1 {found['f1']:.4f}" in printed
+        figures = ("-" if found[name] is None else f"{found[name]:.4f}" for name in ("precision", "recall", "f1"))
+        assert "precision {}  recall {}  F1 {}".format(*figures) in printed
         matrix = [found[f"{kind}s"] for kind in ("true_positive", "false_positive", "false_negative", "true_negative")]
         assert re.search(r"TP {}\s+FP {}\s+FN {}\s+TN {}\b".format(*matrix), printed)
         assert sum(matrix) == 8
@@ -497,7 +498,10 @@ def test_a_second_run_in_the_same_folder_fails_with_a_message(data: Path, tmp_pa
         ({"sizes": "32:1,256:1"}, r"sizes 32:1,256:1; legal: up to the input's 224 pixels \(--size\)"),
         ({"batch_size": "1"}, "--batch-size"),
         ({"learning_rate": "0"}, "--learning-rate"),
-        ({"learning_rate": "nan"}, "learning.rate"),
+        ({"learning_rate": "nan"}, "'--learning-rate': nan; legal: a finite number"),
+        ({"learning_rate": "inf"}, "'--learning-rate': inf; legal: a finite number"),
+        ({"negatives": "nan"}, "'--negatives': nan; legal: a finite number"),
+        ({"ema": "nan"}, "'--ema': nan; legal: a finite number"),
         ({"seed": "-1"}, "--seed"),
         ({"limit": "1"}, "--limit"),
         ({"epochs": "0"}, "--epochs"),
@@ -756,6 +760,17 @@ def test_labels_never_lie_where_what_is_left_out_is_listed(own_data: Path, tmp_p
     assert result.exit_code == 2, result.output
     assert "left-out.csv: is read, too" in " ".join(result.stderr.split())
     assert labels.read_bytes() == (own_data / "labels.csv").read_bytes()
+
+
+def test_what_is_left_out_is_no_formula_to_a_spreadsheet(tmp_path: Path):
+    split = Split((), np.zeros((0, 2, 2), np.uint8), np.zeros(0, np.uint8), np.zeros(0, int), np.zeros(0, int))
+    left_out = (LeftOut("=1+1", "error", "-x"), LeftOut("caf\udce9.png", "error", "damaged"))
+    command._note_left_out(DataSet(split, None, None, "", "", left_out), tmp_path)
+    assert (tmp_path / "left-out.csv").read_bytes().splitlines() == [
+        b"name,status,reason",
+        b"'=1+1,error,'-x",
+        b"caf\\udce9.png,error,damaged",
+    ]
 
 
 def test_groups_can_only_be_reweighed_where_the_labels_have_them(own_data: Path, tmp_path: Path):

@@ -11,6 +11,14 @@ import click
 from hemoscan.console import device_option, png_window_option
 
 
+def refuse_nan(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
+    """Refuse NaN and infinity, which click's numbers let through."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is not None and not math.isfinite(number):
+            raise click.BadParameter(f"{number}; legal: a finite number")
+    return value
+
+
 @click.command()
 @click.option(
     "--data", type=click.Path(path_type=Path), help="The data set's folder.  [default: HEMOSCAN_DATA, else ./data]"
@@ -62,6 +70,7 @@ from hemoscan.console import device_option, png_window_option
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
+    callback=refuse_nan,
     help="Share of the negatives shown in an epoch, weighing the more: less time, the same balance of the classes.",
 )
 @click.option(
@@ -73,6 +82,7 @@ from hemoscan.console import device_option, png_window_option
 @click.option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
+    callback=refuse_nan,
     help="Adam's; strong: the highest of its cycle.  [default: 0.0005, strong: 0.0015]",
 )
 @click.option(
@@ -80,6 +90,7 @@ from hemoscan.console import device_option, png_window_option
     type=click.FloatRange(0, 1, max_open=True),
     default=0.0,
     show_default=True,
+    callback=refuse_nan,
     help="Ship the moving average of the weights, with this decay a step, such as 0.998.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
@@ -139,14 +150,6 @@ def train(**options: Any) -> None:
     from hemoscan.trainer.command import run_training  # noqa: PLC0415
 
     run_training(**options)
-
-
-def refuse_nan(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
-    """Refuse NaN and infinity, which click's numbers let through."""
-    for number in value if isinstance(value, tuple) else (value,):
-        if number is not None and not math.isfinite(number):
-            raise click.BadParameter(f"{number}; legal: a finite number")
-    return value
 
 
 @click.command()

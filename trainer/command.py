@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from hemoscan.devices import pick_precision
 from hemoscan.errors import OptionError, OutputError, TrainingError
 from hemoscan.networks import start_classifier
-from hemoscan.outputs import refuse_inputs
+from hemoscan.outputs import neutralise, refuse_inputs
 from hemoscan.trainer.console import reading_bar
 from hemoscan.trainer.data import default_folder, load_data_set
 from hemoscan.trainer.experiments import RECIPES, Experiment, Recipe, parse_experiments, parse_sizes
@@ -194,7 +194,8 @@ def _note_left_out(data: DataSet, run_folder: Path) -> None:
     if not data.left_out:
         path.unlink(missing_ok=True)
         return
-    write_csv(path, ("name", "status", "reason"), ((one.name, one.status, one.reason) for one in data.left_out))
+    rows = (map(neutralise, (one.name, one.status, one.reason)) for one in data.left_out)
+    write_csv(path, ("name", "status", "reason"), rows)
     counts = Counter(one.status for one in data.left_out)
     text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     click.echo(f"left out: {text}; listed in {path}", err=True)

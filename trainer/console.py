@@ -22,10 +22,9 @@ def format_metrics(name: str, split: str, metrics: dict[str, Any]) -> str:
         if not found:
             lines.append(f"  {title:<13}-: positives of one cluster alone")
             continue
-        lines.append(
-            f"  {title:<13}accuracy {found['accuracy']:.4f}  precision {found['precision']:.4f}  "
-            f"recall {found['recall']:.4f}  F1 {found['f1']:.4f}"
-        )
+        figures = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "F1": "f1"}
+        texts = (f"{words} {_figure(found.get(name))}" for words, name in figures.items())
+        lines.append(f"  {title:<13}{'  '.join(texts)}")
         lines.append(
             f"  {'':<13}TP {found['true_positives']}  FP {found['false_positives']}  "
             f"FN {found['false_negatives']}  TN {found['true_negatives']}"
@@ -34,6 +33,11 @@ def format_metrics(name: str, split: str, metrics: dict[str, Any]) -> str:
     lines.append("  AUC within groups (-1: the small ones)")
     lines += [f"  {'':<13}{'  '.join(within[i : i + 6])}" for i in range(0, len(within), 6)]
     return "\n".join([*lines, f"  threshold with the best F1 on these very slices: {metrics['threshold']:.4f}"])
+
+
+def _figure(value: float | None) -> str:
+    """Return a figure, `-` for 0/0."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def hide_progress(quiet: bool) -> bool | None:
@@ -77,7 +81,7 @@ class Bars:
         fitted = found["at_cross_fitted_threshold"]
         click.echo(
             f"{self.title} epoch {record['epoch']}: loss {record['loss']:.4f}, validation AUC {found['auc']:.4f}, "
-            f"AP {found['average_precision']:.4f}, F1 {'-' if fitted is None else format(fitted['f1'], '.4f')}, "
+            f"AP {found['average_precision']:.4f}, F1 {_figure(fitted and fitted['f1'])}, "
             f"{record['seconds']:.0f} s",
             err=True,
         )

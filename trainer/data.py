@@ -22,6 +22,7 @@ from hemoscan.card import BRAIN, InputSpec
 from hemoscan.errors import DataError
 from hemoscan.machine import usable_cores
 from hemoscan.preprocess import preprocess
+from hemoscan.text import without_addresses
 from hemoscan.trainer.balance import merge_small_groups
 from hemoscan.trainer.clusters import clusters, digest
 from hemoscan.trainer.labels import read_labels
@@ -202,7 +203,7 @@ def _decode(
             with Image.open(io.BytesIO(images[name]()), formats=("PNG", "WEBP")) as image:
                 grey = np.asarray(image.convert("RGB"))[:, :, 0]
         except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and more
-            raise DataError(f"image {name}: cannot be decoded: {error}") from error
+            raise DataError(f"image {name}: cannot be decoded: {without_addresses(str(error))}") from error
         pixels[number], levels[number] = preprocess(grey, spec), grey.max()
         # Of one input whatever the run's, so that all runs divide the slices alike; what two images show above 70 HU
         # is not shown to most networks, and does not make them two.

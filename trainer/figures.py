@@ -75,8 +75,8 @@ def predictive_values(found: Rates, prevalences: Iterable[float]) -> Statistics:
     for prevalence in prevalences:
         true, false = found.sensitivity * prevalence, (1 - found.specificity) * (1 - prevalence)
         missed, cleared = (1 - found.sensitivity) * prevalence, found.specificity * (1 - prevalence)
-        values[f"ppv_at_{prevalence:g}"] = true / (true + false)
-        values[f"npv_at_{prevalence:g}"] = cleared / (cleared + missed)
+        values[f"ppv_at_{prevalence!r}"] = true / (true + false)
+        values[f"npv_at_{prevalence!r}"] = cleared / (cleared + missed)
     return values
 
 

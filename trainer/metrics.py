@@ -27,25 +27,24 @@ def best_f1_threshold(scores: NDArray[np.float64], labels: NDArray[np.uint8]) ->
     return float(thresholds[np.argmax(f1[:-1])])
 
 
-def at_threshold(flags: NDArray[np.bool_], labels: NDArray[np.uint8]) -> dict[str, float | int]:
-    """Return the confusion matrix and what follows from it. 0/0 counts as 0."""
+def at_threshold(flags: NDArray[np.bool_], labels: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the confusion matrix and what follows from it; None for 0/0, such as the precision of no flags."""
     tn, fp, fn, tp = (int(count) for count in confusion_matrix(labels, flags, labels=[0, 1]).ravel())
-    precision, recall = _ratio(tp, tp + fp), _ratio(tp, tp + fn)
     return {
         "true_positives": tp,
         "false_positives": fp,
         "false_negatives": fn,
         "true_negatives": tn,
         "accuracy": _ratio(tp + tn, len(labels)),
-        "precision": precision,
-        "recall": recall,
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
         "specificity": _ratio(tn, tn + fp),
-        "f1": _ratio(2 * precision * recall, precision + recall),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
     }
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def cross_fitted_flags(

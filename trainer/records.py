@@ -31,7 +31,8 @@ FORMAT = Legal(str(RECORD_FORMAT), lambda value: type(value) is int and value ==
 COUNT = whole(0, 10**9)
 AT_THRESHOLD: Schema = {
     **dict.fromkeys(("true_positives", "false_positives", "false_negatives", "true_negatives"), COUNT),
-    **dict.fromkeys(("accuracy", "precision", "recall", "f1"), SHARE),
+    "accuracy": SHARE,
+    **dict.fromkeys(("precision", "recall", "f1"), Maybe(SHARE)),
 }
 FINISHED: Schema = {
     "format": FORMAT,
@@ -173,7 +174,8 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    # File names that are not UTF-8 come as lone surrogates: as in the outputs of a scan, readable as \udcXX.
+    write_atomically(path, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")))
 
 
 def read_columns(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, list[str]]:

@@ -105,9 +105,9 @@ def _level(title: str, found: Evaluation, outcome: Outcome, flagged_by: str, rul
     yield f"  flagged ({flagged_by}): " + "  ".join(f"{name} {count}" for name, count in names)
     yield from _rows(found, RATES)
     for prevalence in outcome.prevalences:
-        yield f"  where {prevalence:g} are positive"
-        yield _row(TITLES["ppv"], found.estimates[f"ppv_at_{prevalence:g}"])
-        yield _row(TITLES["npv"], found.estimates[f"npv_at_{prevalence:g}"])
+        yield f"  where {prevalence!r} are positive"
+        yield _row(TITLES["ppv"], found.estimates[f"ppv_at_{prevalence!r}"])
+        yield _row(TITLES["npv"], found.estimates[f"npv_at_{prevalence!r}"])
     yield from _section("flagged at the threshold of best F1, cross-fitted", found, FITTED)
     yield from _section("calibration", found, CALIBRATION)
     if found.groups:
