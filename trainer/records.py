@@ -37,7 +37,7 @@ AT_THRESHOLD: Schema = {
 FINISHED: Schema = {
     "format": FORMAT,
     "key": TEXT,
-    "sha256": TEXT,
+    "sha256": Maybe(TEXT),  # records of earlier versions lack it
     "history": [{"size": whole(32, 1024)}],
     "metrics": {
         "n": COUNT,

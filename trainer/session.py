@@ -110,7 +110,7 @@ class Session:
             model.read_weights()
         except CardError:
             return [*names, f"{stem}.json or its weights"], []
-        return names, [str(card)] * (model.card.sha256 != record["sha256"])
+        return names, [str(card)] * (model.card.sha256 != record.get("sha256"))
 
     def train(self, experiment: Experiment, division: Division) -> Trained:
         """Train, or go on with a training, showing its progress."""
