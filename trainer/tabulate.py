@@ -66,9 +66,10 @@ def _sources(outcome: Outcome) -> Iterator[str]:
         yield f"{belongs.without_patient} slices have no patient: they count with their study, else alone"
     clusters, bootstrap = outcome.slices.clusters, outcome.bootstrap
     kind = belongs.clustered_by
+    named = kind if clusters == 1 else PLURALS[kind]
     if not bootstrap.resamples:
         return
-    yield f"{bootstrap.level:.0%} intervals: {bootstrap.resamples} bootstrap draws of {clusters} {PLURALS[kind]}"
+    yield f"{bootstrap.level:.0%} intervals: {bootstrap.resamples} bootstrap draws of {clusters} {named}"
     if kind == "slice":
         yield "  no patient or study is known: slices of one patient make them too narrow"
     elif clusters < FEW_CLUSTERS:
