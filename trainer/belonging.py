@@ -47,7 +47,8 @@ def belonging(scores: Scores, labels: Labels, joined: Joined) -> Belonging:
         studies, elsewhere = [named[place] for place in joined.labels], [named[place] for place in unscored]
     else:
         studies, elsewhere = _studies_of(scores, joined.rows), _studies_unscored(scores, labels.take(unscored))
-    numbers = dict(zip(studies, number(studies).tolist(), strict=True))
+    numbers = number(studies)
+    number_of = dict(zip(studies, numbers.tolist(), strict=True))
     bleeding = {study for study, label in zip(studies, labels.labels[joined.labels], strict=True) if label and study}
     beyond = set(elsewhere) - {None}
     # A slice without patient is of its study's, where that has one.
@@ -57,8 +58,8 @@ def belonging(scores: Scores, labels: Labels, joined: Joined) -> Belonging:
         owner = patient or (owners.get(study) if study else None)
         keys.append((0, owner) if owner else (1, study) if study else (2, place))
     return Belonging(
-        studies=number(studies),
-        positive=np.array(sorted(numbers[study] for study in bleeding | beyond & set(studies)), np.int64),
+        studies=numbers,
+        positive=np.array(sorted(number_of[study] for study in bleeding | beyond & set(studies)), np.int64),
         positive_unscored=len(beyond - set(studies)),
         positives_astray=elsewhere.count(None),
         clusters=number(keys),

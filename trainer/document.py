@@ -98,9 +98,8 @@ def _what_was_run(sections: Sequence[Section]) -> str:
     lines = []
     for section in sections:
         if section.recipe == REPORT_RECIPE and not section.reduced:
-            settings = [row.result.setting for row in section.rows if row.result is not None]
-            run = {one.experiment for one in settings if is_comparable(one)}
-            full = {one.experiment for one in settings if is_in_full(one)}
+            run = {one.experiment for one in section.settings if is_comparable(one)}
+            full = {one.experiment for one in section.settings if is_in_full(one)}
             elsewhere, trials = section.experiments - run, _trials(sections, section) - section.experiments
             found = {
                 "changed (epochs, pixels, groups, rate or start)": run - full,
@@ -166,10 +165,9 @@ OTHER_RECIPE = "This is not the report's recipe: no difference to the report's f
 
 def _compared(section: Section) -> str:
     """Say whether the rows of a section show what its experiments are worth."""
-    settings = [row.result.setting for row in section.rows if row.result is not None]
-    differing = unlike(settings)
-    if len({one.experiment for one in settings}) < 2:
+    if len(section.experiments) < 2:
         return ""
+    differing = unlike(section.settings)
     if not differing:
         return "The rows differ in their experiment alone, and can be compared with each other."
     return (
@@ -180,7 +178,7 @@ def _compared(section: Section) -> str:
 
 def _started(section: Section) -> str:
     """Say what a start from a file hides."""
-    settings = [row.result.setting for row in section.rows if row.result is not None]
+    settings = section.settings
     own = sum(has_own_start(one) for one in settings)
     return (
         f"{own} of {len(settings)} rows go on from a file of weights: what that had learned before, its epochs, and "

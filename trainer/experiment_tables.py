@@ -10,7 +10,7 @@ from hemoscan.trainer.bootstrap import Estimate
 from hemoscan.trainer.evaluation import OTHERS, small_groups
 from hemoscan.trainer.experiments import describe_sizes
 from hemoscan.trainer.published import PUBLISHED
-from hemoscan.trainer.row_figures import AT_CHOSEN, AT_HALF, Figures
+from hemoscan.trainer.row_figures import AT_CHOSEN, AT_HALF, MEASURES, Figures
 from hemoscan.trainer.rows import (
     REPORT_RECIPE,
     Row,
@@ -22,7 +22,6 @@ from hemoscan.trainer.rows import (
     other_data,
 )
 
-MEASURES = ("accuracy", "precision", "recall", "f1")
 NOT_DEFINED = "not defined"
 
 

@@ -9,10 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hemoscan.card import ARCHITECTURES, INPUTS, MODEL_NAMES, InputSpec
+from hemoscan.trainer.legal import number
 
 WARM_UP = 0.15
 MOST = 1_000_000
 """Epochs of a training, and slices of a batch."""
+LEGAL = {
+    "learning_rate": number("above 0, finite", lambda value: 0 < value < math.inf),
+    "weight_decay": number("0 or more, finite", lambda value: 0 <= value < math.inf),
+    "negatives": number("above 0 up to 1", lambda value: 0 < value <= 1),
+    "ema": number("0 or more, below 1", lambda value: 0 <= value < 1),
+}
+"""Of a recipe, and of the record of a training by it."""
 PAIR = re.compile(r"\s*(\d{1,9})\s*:\s*(\d{1,9})\s*")
 PARTS = ("geometry", "hu", "crop", "alignment")
 """What a recipe can leave out: the two halves of the augmentation, the two steps beyond the window of input `head`."""
@@ -112,10 +120,7 @@ class Recipe:
         ranges = {
             "epochs": (1 <= self.epochs <= MOST, f"1 to {MOST:,}"),
             "batch_size": (2 <= self.batch_size <= MOST, f"2 to {MOST:,}"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "above 0, finite"),
-            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more, finite"),
-            "negatives": (0 < self.negatives <= 1, "above 0 up to 1"),
-            "ema": (0 <= self.ema < 1, "0 or more, below 1"),
+            **{name: (legal.fits(getattr(self, name)), legal.words) for name, legal in LEGAL.items()},
             "size": (32 <= self.size <= 1024, "32 to 1024 pixels"),
         }
         for name, (fits, legal) in ranges.items():

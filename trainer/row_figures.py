@@ -21,6 +21,8 @@ from hemoscan.trainer.metrics import (
 )
 
 AT_HALF, AT_CHOSEN = "at_0.5", "at_chosen_threshold"
+MEASURES = ("accuracy", "precision", "recall", "f1")
+"""Of either threshold."""
 BOOTSTRAP = Bootstrap()
 
 
@@ -84,7 +86,7 @@ def figures_of(
     shares = {f"{point}.{name}": count for point in flags for name, count in units.items()}
     shares |= {f"{point}.precision": _count(clusters[flag]) for point, flag in flags.items()}
     values, drawn = draw(statistics, clusters, BOOTSTRAP)
-    unchosen = () if chosen is not None else ("accuracy", "precision", "recall", "f1")
+    unchosen = () if chosen is not None else MEASURES
     return Figures(
         n=len(labels),
         positives=int(labels.sum()),

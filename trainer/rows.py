@@ -98,9 +98,14 @@ class Section:
         return "reduced runs: " * self.reduced + f"recipe `{self.recipe}`, input `{self.input}`"
 
     @property
+    def settings(self) -> list[Setting]:
+        """Of its rows."""
+        return [row.result.setting for row in self.rows if row.result is not None]
+
+    @property
     def experiments(self) -> set[str]:
         """Those that were run."""
-        return {row.result.setting.experiment for row in self.rows if row.result is not None}
+        return {one.experiment for one in self.settings}
 
 
 def make_sections(results: Sequence[Result], features: SplitFeatures | None) -> list[Section]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hemoscan.card import MODEL_NAMES
 from hemoscan.errors import ResultsError
-from hemoscan.trainer.experiments import MOST, Recipe, pixels_shown
+from hemoscan.trainer.experiments import LEGAL, MOST, Recipe, pixels_shown
 from hemoscan.trainer.legal import FLAG, SHARE, TEXT, Legal, Maybe, Schema, check, is_text, number, whole
 from hemoscan.trainer.records import (
     CLUSTER,
@@ -76,11 +76,8 @@ RECORD: Schema = {
     ],
     # Records of earlier versions lack some of these.
     "limit": Maybe(whole(1, 10**9)),
-    "negatives": Maybe(number("above 0 up to 1", lambda value: 0 < value <= 1)),
-    "ema": Maybe(number("0 or more, below 1", lambda value: 0 <= value < 1)),
-    "learning_rate": Maybe(number("above 0, finite", lambda value: 0 < value < math.inf)),
+    **{name: Maybe(legal) for name, legal in LEGAL.items()},
     "batch_size": Maybe(whole(2, MOST)),
-    "weight_decay": Maybe(number("0 or more, finite", lambda value: 0 <= value < math.inf)),
     "one_cycle": Maybe(FLAG),
     "augment": Maybe(FLAG),
     "left_out": Maybe(Legal("a list of texts", lambda value: isinstance(value, list) and all(map(is_text, value)))),
